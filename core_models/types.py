@@ -1,0 +1,285 @@
+"""What travels along the wires: frozen dataclasses, each array with its shape, unit and range.
+
+Geometry and motion are numpy (small, on the CPU by nature); network features are torch.
+Arrays are made read-only, because a graph hands one object to many nodes.
+
+Head rotation, everywhere: degrees as (pitch, yaw, roll), applied as R = Ry(yaw) Rx(pitch) Rz(roll) in a
+right-handed frame with x to the picture's right, y up and z towards the camera. So pitch > 0 looks down,
+yaw > 0 turns towards the picture's right, roll > 0 tilts anticlockwise as the viewer sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+LANDMARK_COUNT = 478
+
+BLENDSHAPE_NAMES: tuple[str, ...] = (
+    *("browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight"),
+    *("cheekPuff", "cheekSquintLeft", "cheekSquintRight"),
+    *("eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft", "eyeLookDownRight", "eyeLookInLeft"),
+    *("eyeLookInRight", "eyeLookOutLeft", "eyeLookOutRight", "eyeLookUpLeft", "eyeLookUpRight"),
+    *("eyeSquintLeft", "eyeSquintRight", "eyeWideLeft", "eyeWideRight"),
+    *("jawForward", "jawLeft", "jawOpen", "jawRight"),
+    *("mouthClose", "mouthDimpleLeft", "mouthDimpleRight", "mouthFrownLeft", "mouthFrownRight"),
+    *("mouthFunnel", "mouthLeft", "mouthLowerDownLeft", "mouthLowerDownRight"),
+    *("mouthPressLeft", "mouthPressRight", "mouthPucker", "mouthRight", "mouthRollLower"),
+    *("mouthRollUpper", "mouthShrugLower", "mouthShrugUpper", "mouthSmileLeft", "mouthSmileRight"),
+    *("mouthStretchLeft", "mouthStretchRight", "mouthUpperUpLeft", "mouthUpperUpRight"),
+    *("noseSneerLeft", "noseSneerRight", "tongueOut"),
+)
+"""The 52 ARKit names. The face bundle's network has `_neutral` in place of `tongueOut`."""
+
+BLENDSHAPE_INDEX: dict[str, int] = {name: index for index, name in enumerate(BLENDSHAPE_NAMES)}
+
+BLENDSHAPES = "blendshapes"
+IMPLICIT_KEYPOINTS = "implicit_keypoints"
+EXPRESSION_SIZE: dict[str, int] = {BLENDSHAPES: len(BLENDSHAPE_NAMES), IMPLICIT_KEYPOINTS: 63}
+"""Numbers per frame in `FaceMotion.expression`: 52 coefficients, or 21 keypoint offsets x 3."""
+
+EMOTION_NAMES: tuple[str, ...] = ("neutral", "happy", "sad", "angry", "surprised", "disgusted", "fearful")
+
+ProgressCallback = Callable[[int, int], None]
+"""Called as (done, total) by long work; whatever it raises (a cancellation) ends the work."""
+
+
+def frozen_array(values: Any, dtype: type = np.float32) -> np.ndarray:
+    """Return `values` as a read-only contiguous array that shares nothing writeable with the caller."""
+    array = np.array(values, dtype=dtype, order="C")
+    array.setflags(write=False)
+    return array
+
+
+def _expect_shape(owner: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{owner}.{name} has shape {array.shape}, expected {shape}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{owner}.{name} holds NaN or infinity")
+
+
+@dataclass(frozen=True)
+class HeadPose:
+    """A weak-perspective fit of the canonical face to landmarks.
+
+    A canonical point v (centimetres; x right, y up, z to the camera) lands on the picture at
+    `scale * R v + translation`, whose x and y are pixels after flipping y.
+
+    rotation: (3,) float32, degrees (pitch, yaw, roll); see the module's convention.
+    translation: (3,) float32, pixels, in the flipped frame (x, -y, -z).
+    scale: pixels per canonical centimetre, > 0.
+    """
+
+    rotation: np.ndarray
+    translation: np.ndarray
+    scale: float
+
+    def __post_init__(self) -> None:
+        for name in ("rotation", "translation"):
+            object.__setattr__(self, name, frozen_array(getattr(self, name)))
+            _expect_shape("HeadPose", name, getattr(self, name), (3,))
+        if not self.scale > 0:
+            raise ValueError(f"HeadPose.scale is {self.scale}, expected a positive number of pixels per cm")
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """One face in one picture, ready to be animated.
+
+    frame: (H, W, 3) uint8 RGB, the whole picture.
+    landmarks: (478, 3) float32, pixels of `frame` (x right, y down, z away from the camera, same scale).
+    blendshapes: (52,) float32 in 0..1, the expression the picture already shows.
+    pose: the head pose the picture already shows.
+    crop_to_frame: (2, 3) float32 affine from `crop_size` square crop pixels to frame pixels.
+    crop_size: side of the square face crop in pixels.
+    presence: 0..1, how sure the landmark network is that this is a face; 1 for landmarks given by hand.
+    """
+
+    frame: np.ndarray
+    landmarks: np.ndarray
+    blendshapes: np.ndarray
+    pose: HeadPose
+    crop_to_frame: np.ndarray
+    crop_size: int = 512
+    presence: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frame", frozen_array(self.frame, np.uint8))
+        if self.frame.ndim != 3 or self.frame.shape[2] != 3:
+            raise ValueError(f"Portrait.frame has shape {self.frame.shape}, expected (height, width, 3)")
+        shapes = {"landmarks": (LANDMARK_COUNT, 3), "blendshapes": (52,), "crop_to_frame": (2, 3)}
+        for name, shape in shapes.items():
+            object.__setattr__(self, name, frozen_array(getattr(self, name)))
+            _expect_shape("Portrait", name, getattr(self, name), shape)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the picture in pixels."""
+        return self.frame.shape[1], self.frame.shape[0]
+
+
+@dataclass(frozen=True)
+class FaceMotion:
+    """A motion track: how a face moves, frame by frame, away from its rest.
+
+    space: "blendshapes" or "implicit_keypoints".
+    fps: frames per second, > 0.
+    expression: (N, 52) float32 in 0..1, ARKit coefficients where 0 is the relaxed face; or
+        (N, 63) float32, the 21 implicit keypoints' offsets (x, y, z per point).
+    rotation: (N, 3) float32, degrees (pitch, yaw, roll) away from the resting pose.
+    translation: (N, 3) float32, face units (distance of the outer eye corners); x right, y up, z to the camera.
+    scale: (N,) float32 > 0, size relative to rest.
+    """
+
+    space: str
+    fps: float
+    expression: np.ndarray
+    rotation: np.ndarray
+    translation: np.ndarray
+    scale: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.space not in EXPRESSION_SIZE:
+            raise ValueError(f"FaceMotion.space is {self.space!r}, expected one of {sorted(EXPRESSION_SIZE)}")
+        if not (np.isfinite(self.fps) and self.fps > 0):
+            raise ValueError(f"FaceMotion.fps is {self.fps}, expected a positive rate")
+        count = len(self.expression)
+        if count == 0:
+            raise ValueError("FaceMotion has no frames")
+        size = EXPRESSION_SIZE[self.space]
+        shapes = {"expression": (count, size), "rotation": (count, 3), "translation": (count, 3), "scale": (count,)}
+        for name, shape in shapes.items():
+            object.__setattr__(self, name, frozen_array(getattr(self, name)))
+            _expect_shape("FaceMotion", name, getattr(self, name), shape)
+        if not (self.scale > 0).all():
+            raise ValueError(f"FaceMotion.scale has a value of {self.scale.min()}, expected all > 0")
+
+    @classmethod
+    def at_rest(cls, frame_count: int, fps: float, space: str = BLENDSHAPES) -> FaceMotion:
+        """Return `frame_count` frames in which nothing moves."""
+        return cls(
+            space=space,
+            fps=fps,
+            expression=np.zeros((frame_count, EXPRESSION_SIZE[space])),
+            rotation=np.zeros((frame_count, 3)),
+            translation=np.zeros((frame_count, 3)),
+            scale=np.ones(frame_count),
+        )
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.expression)
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.frame_count / self.fps
+
+    def blendshape(self, name: str) -> np.ndarray:
+        """Return one coefficient's track, (N,), by its ARKit name."""
+        self.require_space(BLENDSHAPES)
+        if name not in BLENDSHAPE_INDEX:
+            raise ValueError(f"unknown blendshape {name!r}; the names are {', '.join(BLENDSHAPE_NAMES)}")
+        return self.expression[:, BLENDSHAPE_INDEX[name]]
+
+    def require_space(self, space: str) -> None:
+        """Raise ValueError unless the track is in `space`."""
+        if self.space != space:
+            raise ValueError(
+                f"this step needs motion in the {space} space but got {self.space}; "
+                "put a 'Retarget Motion' node in between"
+            )
+
+
+@dataclass(frozen=True)
+class AudioEmbedding:
+    """Features of a sound at a steady rate.
+
+    features: (T, L, C) float32 torch tensor on the CPU: T time steps, L layers, C channels.
+    rate: time steps per second (Hz); step i is centred on (i + 0.5) / rate seconds.
+    duration: seconds of sound the features describe.
+    encoder: name of the encoder that made them.
+    """
+
+    features: torch.Tensor
+    rate: float
+    duration: float
+    encoder: str
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 3 or 0 in self.features.shape:
+            raise ValueError(
+                f"AudioEmbedding.features has shape {tuple(self.features.shape)}, expected (T, L, C), none of them 0"
+            )
+
+
+@dataclass(frozen=True)
+class Emotion:
+    """A weighted mix of named emotions, with a strength, constant or over time.
+
+    weights: (K, 7) float32 >= 0, a row per key time over EMOTION_NAMES; each row sums to 1.
+    strengths: (K,) float32 in 0..2; 1 is a natural display, 0 is neutral.
+    times: (K,) float32 increasing seconds; between keys both are interpolated, outside they are held.
+    """
+
+    weights: np.ndarray
+    strengths: np.ndarray
+    times: np.ndarray = field(default_factory=lambda: np.zeros(1))
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "strengths", "times"):
+            object.__setattr__(self, name, frozen_array(getattr(self, name)))
+        count = len(self.times)
+        _expect_shape("Emotion", "weights", self.weights, (count, len(EMOTION_NAMES)))
+        _expect_shape("Emotion", "strengths", self.strengths, (count,))
+        if (self.weights < 0).any() or not np.allclose(self.weights.sum(axis=1), 1, atol=1e-3):
+            raise ValueError(f"Emotion.weights must be >= 0 with rows that sum to 1, got {self.weights.tolist()}")
+        if (np.diff(self.times) <= 0).any():
+            raise ValueError(f"Emotion.times must increase, got {self.times.tolist()}")
+
+    @classmethod
+    def mixed(cls, weights: dict[str, float], strength: float = 1.0) -> Emotion:
+        """Return a constant emotion from {name: weight}; weights are normalised to sum 1.
+
+        Raises ValueError for an unknown name or when no weight is positive.
+        """
+        return cls(weights=emotion_row(weights)[None], strengths=np.array([strength]))
+
+    def at(self, times: np.ndarray) -> np.ndarray:
+        """Return (N, 7) float32: the weights times the strength at each of `times` (N,) seconds."""
+        scaled = self.weights * self.strengths[:, None]
+        columns = [np.interp(times, self.times, scaled[:, index]) for index in range(scaled.shape[1])]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+
+def emotion_row(weights: dict[str, float]) -> np.ndarray:
+    """Return {name: weight} as one (7,) float32 row that sums to 1."""
+    unknown = sorted(set(weights) - set(EMOTION_NAMES))
+    if unknown:
+        raise ValueError(f"unknown emotion {', '.join(map(repr, unknown))}; known: {', '.join(EMOTION_NAMES)}")
+    row = np.array([max(0.0, float(weights.get(name, 0.0))) for name in EMOTION_NAMES], np.float32)
+    if row.sum() <= 0:
+        raise ValueError(f"no emotion has a positive weight: {weights}")
+    return row / row.sum()
+
+
+@dataclass(frozen=True)
+class ModelHandle:
+    """A key into the shared model cache, not a module: the wire never pins memory.
+
+    name: the manifest row, such as "pocket".
+    path: the weight file.
+    dtype: "float32", "float16" or "bfloat16".
+    device: "cpu", "cuda:0", ... or "auto" for the host's choice.
+    """
+
+    name: str
+    path: str
+    dtype: str = "float32"
+    device: str = "auto"
