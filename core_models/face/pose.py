@@ -12,7 +12,7 @@ FLIP = np.array([1.0, -1.0, -1.0])
 
 
 def rotation_matrix(pitch_yaw_roll: np.ndarray) -> np.ndarray:
-    """Return R = Ry(yaw) Rx(pitch) Rz(roll), (..., 3, 3) float64, from (..., 3) degrees (pitch, yaw, roll)."""
+    """Return Ry(yaw) Rx(pitch) Rz(roll), (..., 3, 3) float64, of (..., 3) degrees (pitch, yaw, roll)."""
     pitch, yaw, roll = np.moveaxis(np.radians(np.asarray(pitch_yaw_roll, np.float64)), -1, 0)
     sin_p, cos_p, sin_y, cos_y = np.sin(pitch), np.cos(pitch), np.sin(yaw), np.cos(yaw)
     sin_r, cos_r = np.sin(roll), np.cos(roll)
@@ -25,7 +25,7 @@ def rotation_matrix(pitch_yaw_roll: np.ndarray) -> np.ndarray:
 
 
 def rotation_angles(matrix: np.ndarray) -> np.ndarray:
-    """Return (..., 3) degrees (pitch, yaw, roll) of rotation matrices (..., 3, 3); pitch is within -90..90."""
+    """Return (..., 3) degrees (pitch, yaw, roll) of rotation matrices (..., 3, 3); pitch in -90..90."""
     pitch = np.arcsin(np.clip(-matrix[..., 1, 2], -1, 1))
     yaw = np.arctan2(matrix[..., 0, 2], matrix[..., 2, 2])
     roll = np.arctan2(matrix[..., 1, 0], matrix[..., 1, 1])
@@ -69,12 +69,12 @@ def weighted_similarity(
 
 
 def canonical_shape(landmarks: np.ndarray, pose: HeadPose) -> np.ndarray:
-    """Return landmarks (N, 3) in canonical centimetres: R^T ((x, -y, -z) - t) / s, float64. The face's own shape."""
+    """Return the face's own shape: landmarks (N, 3) in canonical centimetres, R^T ((x, -y, -z) - t) / s."""
     flipped = np.asarray(landmarks, np.float64) * FLIP - pose.translation
     return flipped @ rotation_matrix(pose.rotation) / pose.scale
 
 
 def project_shape(shape: np.ndarray, pose: HeadPose) -> np.ndarray:
-    """Return canonical centimetres (N, 3) as landmarks in pixels, (N, 3) float64; undoes `canonical_shape`."""
+    """Return canonical centimetres (N, 3) as landmarks in pixels, (N, 3); undoes `canonical_shape`."""
     turned = np.asarray(shape, np.float64) @ rotation_matrix(pose.rotation).T
     return (pose.scale * turned + pose.translation) * FLIP

@@ -1,13 +1,14 @@
 """The face mesh: canonical shape, triangles, named contours and the mirror map.
 
-The figures come from the official face landmark bundle `face_landmarker.task` (float16/1, Google, Apache-2.0; address
-and checksum are in the weights manifest). Its member `geometry_pipeline_metadata_landmarks.binarypb` holds the canonical
-mesh and the 33 weighted points of the rigid pose fit; `canonical_face_from_bundle` reads them, and a test checks that
-`canonical_face.npz` equals what it reads. The 146 points the blendshape network looks at are the list
-kLandmarksSubsetIdxs of mediapipe/tasks/cc/vision/face_landmarker/face_blendshapes_graph.cc (Apache-2.0).
+The figures come from the official face landmark bundle `face_landmarker.task` (float16/1, Google, Apache-2.0;
+address and checksum are in the weights manifest). Its member `geometry_pipeline_metadata_landmarks.binarypb`
+holds the canonical mesh and the 33 weighted points of the rigid pose fit; `canonical_face_from_bundle` reads
+them, and a test checks that `canonical_face.npz` equals what it reads. The 146 points the blendshape network
+looks at are kLandmarksSubsetIdxs of mediapipe/tasks/cc/vision/face_landmarker/face_blendshapes_graph.cc
+(Apache-2.0).
 
-Left and right are the subject's: the subject's left eye is on the picture's right.
-Rows of lip points run from the picture's left to its right, rows of eye points from the outer to the inner corner.
+Left and right are the subject's: the subject's left eye is on the picture's right. Rows of lip points run
+from the picture's left to its right, rows of eye points from the outer to the inner corner.
 """
 
 from __future__ import annotations
@@ -73,154 +74,15 @@ EYE_LEFT_CONTOUR = EYE_LEFT_UPPER + EYE_LEFT_LOWER[-2:0:-1]
 _IRIS_MIRROR = ((468, 473), (469, 476), (470, 475), (471, 474), (472, 477))
 
 BLENDSHAPE_POINTS = (
-    *(
-        0,
-        1,
-        4,
-        5,
-        6,
-        7,
-        8,
-        10,
-        13,
-        14,
-        17,
-        21,
-        33,
-        37,
-        39,
-        40,
-        46,
-        52,
-        53,
-        54,
-        55,
-        58,
-        61,
-        63,
-        65,
-        66,
-        67,
-        70,
-    ),
-    *(
-        78,
-        80,
-        81,
-        82,
-        84,
-        87,
-        88,
-        91,
-        93,
-        95,
-        103,
-        105,
-        107,
-        109,
-        127,
-        132,
-        133,
-        136,
-        144,
-        145,
-        146,
-        148,
-        149,
-    ),
-    *(
-        150,
-        152,
-        153,
-        154,
-        155,
-        157,
-        158,
-        159,
-        160,
-        161,
-        162,
-        163,
-        168,
-        172,
-        173,
-        176,
-        178,
-        181,
-        185,
-        191,
-        195,
-    ),
-    *(
-        197,
-        234,
-        246,
-        249,
-        251,
-        263,
-        267,
-        269,
-        270,
-        276,
-        282,
-        283,
-        284,
-        285,
-        288,
-        291,
-        293,
-        295,
-        296,
-        297,
-        300,
-    ),
-    *(
-        308,
-        310,
-        311,
-        312,
-        314,
-        317,
-        318,
-        321,
-        323,
-        324,
-        332,
-        334,
-        336,
-        338,
-        356,
-        361,
-        362,
-        365,
-        373,
-        374,
-        375,
-    ),
-    *(
-        377,
-        378,
-        379,
-        380,
-        381,
-        382,
-        384,
-        385,
-        386,
-        387,
-        388,
-        389,
-        390,
-        397,
-        398,
-        400,
-        402,
-        405,
-        409,
-        415,
-        454,
-    ),
-    *(466, 468, 469, 470, 471, 472, 473, 474, 475, 476, 477),
+    *(0, 1, 4, 5, 6, 7, 8, 10, 13, 14, 17, 21, 33, 37, 39, 40, 46, 52),
+    *(53, 54, 55, 58, 61, 63, 65, 66, 67, 70, 78, 80, 81, 82, 84, 87, 88, 91),
+    *(93, 95, 103, 105, 107, 109, 127, 132, 133, 136, 144, 145, 146, 148, 149, 150, 152, 153),
+    *(154, 155, 157, 158, 159, 160, 161, 162, 163, 168, 172, 173, 176, 178, 181, 185, 191, 195),
+    *(197, 234, 246, 249, 251, 263, 267, 269, 270, 276, 282, 283, 284, 285, 288, 291, 293, 295),
+    *(296, 297, 300, 308, 310, 311, 312, 314, 317, 318, 321, 323, 324, 332, 334, 336, 338, 356),
+    *(361, 362, 365, 373, 374, 375, 377, 378, 379, 380, 381, 382, 384, 385, 386, 387, 388, 389),
+    *(390, 397, 398, 400, 402, 405, 409, 415, 454, 466, 468, 469, 470, 471, 472, 473, 474, 475),
+    *(476, 477),
 )
 """The 146 of 478 landmarks that the blendshape network reads, in its order."""
 
@@ -255,7 +117,7 @@ def canonical_face() -> CanonicalFace:
 
 @cache
 def mirror_indices() -> np.ndarray:
-    """Return (478,) int32: for each landmark, the landmark on the other half of the face (itself on the midline)."""
+    """Return (478,) int32: each landmark's partner on the other half of the face (itself on the midline)."""
     vertices = canonical_face().vertices
     mirrored = vertices * np.array([-1, 1, 1], np.float32)
     distances = np.linalg.norm(mirrored[:, None] - vertices[None], axis=2)
