@@ -25,8 +25,8 @@ def square_crop_to_frame(
 ) -> np.ndarray:
     """Return the (2, 3) affine from crop pixels to frame pixels of a rotated square.
 
-    centre: (x, y) in frame pixels; side: frame pixels, > 0; angle: degrees the crop's x axis is turned clockwise
-    as seen on the picture; crop_size: pixels. The middle of the crop lands on `centre`.
+    centre: (x, y) in frame pixels; side: frame pixels, > 0; angle: degrees the crop's x axis is turned
+    clockwise as seen on the picture; crop_size: pixels. The middle of the crop lands on `centre`.
     Raises ValueError for a side or a size that is not positive.
     """
     if not (math.isfinite(side) and side > 0 and crop_size > 0):
@@ -50,8 +50,8 @@ def face_crop_to_frame(
     """Return the (2, 3) affine from a square face crop to the frame.
 
     landmarks: (478, 3) or (468, 3) pixels. scale: crop side over the larger side of the landmarks' box.
-    rise: how far above the box's centre the crop's centre lies, as a share of the side. cancel_roll: turn the crop
-    with the head, so that the line from the eyes to the lips is upright in it.
+    rise: how far above the box's centre the crop's centre lies, as a share of the side. cancel_roll: turn
+    the crop with the head, so that the line from the eyes to the lips is upright in it.
     """
     points = np.asarray(landmarks, np.float64)[:MESH_POINT_COUNT, :2]
     angle = face_roll(points) if cancel_roll else 0.0
@@ -104,8 +104,8 @@ def crop_face(
 ) -> np.ndarray:
     """Return the (crop_size, crop_size, 3) uint8 crop of an (H, W, 3) uint8 frame.
 
-    Large reductions are averaged, not sampled, so that fine patterns do not alias. Outside the frame the border
-    mode of OpenCV applies.
+    Large reductions are averaged, not sampled, so that fine patterns do not alias. Outside the frame the
+    border mode of OpenCV applies.
     """
     affine = np.asarray(crop_to_frame, np.float64)
     finer = max(1, math.floor(math.sqrt(abs(np.linalg.det(affine[:, :2])))))
@@ -126,15 +126,16 @@ def paste_back(
 ) -> np.ndarray:
     """Return a copy of `frame` with `crop` laid over it through a soft mask.
 
-    frame: (H, W, 3) uint8; crop: (S, S, 3) uint8; crop_to_frame: (2, 3) affine; mask: (S, S) float 0..1 in crop
-    pixels, or (H, W) in frame pixels when its shape is the frame's and not the crop's.
+    frame: (H, W, 3) uint8; crop: (S, S, 3) uint8; crop_to_frame: (2, 3) affine; mask: (S, S) float 0..1 in
+    crop pixels, or (H, W) in frame pixels when its shape is the frame's and not the crop's.
     Pixels where the mask is 0, and all pixels outside the crop, stay bit-equal to the frame's.
     Raises ValueError when the mask fits neither.
     """
     height, width = frame.shape[:2]
     if mask.shape not in (crop.shape[:2], (height, width)):
         raise ValueError(
-            f"the mask has shape {mask.shape}; expected the crop's {crop.shape[:2]} or the frame's {(height, width)}"
+            f"the mask has shape {mask.shape}; expected the crop's {crop.shape[:2]} "
+            f"or the frame's {(height, width)}"
         )
     left, top, right, bottom = _covered_box(crop_to_frame, crop.shape[0], width, height)
     result = frame.copy()

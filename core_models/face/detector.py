@@ -1,7 +1,7 @@
 """Where faces are: the BlazeFace short-range network, and a search through tiles for faces too small for it.
 
-The network sees 128x128 pixels and finds faces from about a sixth of the picture's side. Boxes and keypoints are
-in frame pixels throughout.
+The network sees 128x128 pixels and finds faces from about a sixth of the picture's side. Boxes and keypoints
+are in frame pixels throughout.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ RawDetector = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 class Detections:
     """Faces found by the detector, best score first.
 
-    boxes: (N, 4) float64 x, y, width, height. keypoints: (N, 6, 2): the eye on the picture's left, the one on its
-    right, nose tip, mouth, the two ears. scores: (N,) 0..1.
+    boxes: (N, 4) float64 x, y, width, height. keypoints: (N, 6, 2): the eye on the picture's left, the one
+    on its right, nose tip, mouth, the two ears. scores: (N,) 0..1.
     """
 
     boxes: np.ndarray
@@ -77,7 +77,7 @@ def _detect_in_tiles(frame: np.ndarray, network: RawDetector, side: int) -> Dete
 
 
 def tile_corners(width: int, height: int, side: int) -> list[tuple[int, int]]:
-    """Return (left, top) of the square tiles that cover a picture at half-tile steps, flush with its far edges."""
+    """Return (left, top) of square tiles covering a picture at half-tile steps, flush with its far edges."""
 
     def starts(length: int) -> list[int]:
         last = max(0, length - side)
@@ -88,7 +88,8 @@ def tile_corners(width: int, height: int, side: int) -> list[tuple[int, int]]:
 
 
 def letterbox(frame: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
-    """Return the frame fitted into the network's square: (1, 128, 128, 3) float32 -1..1, its scale, its offset.
+    """Return the frame fitted into the network's square: (1, 128, 128, 3) float32 -1..1, its scale, its
+    offset.
 
     A frame point p lies at scale * p + offset on the canvas; the rest of the canvas is black.
     """
@@ -113,7 +114,7 @@ def anchor_centres() -> np.ndarray:
 
 
 def _decode(regressors: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return boxes (N, 4), keypoints (N, 6, 2), both in 0..1 of the canvas, and scores of the anchors that fire."""
+    """Return boxes (N, 4) and keypoints (N, 6, 2) in 0..1 of the canvas, and scores, of anchors that fire."""
     scores = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -100, 100)))
     kept = np.flatnonzero(scores >= SCORE_THRESHOLD)
     anchors = anchor_centres()[kept]

@@ -1,7 +1,7 @@
 """Face landmarks, blendshapes and presence by the official MediaPipe bundle, run with LiteRT.
 
-The bundle `face_landmarker.task` is a zip of three networks: BlazeFace (see detector.py), the 478-point face mesh
-on a 256x256 crop, and the blendshape network on 146 of those points.
+The bundle `face_landmarker.task` is a zip of three networks: BlazeFace (see detector.py), the 478-point face
+mesh on a 256x256 crop, and the blendshape network on 146 of those points.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..types import BLENDSHAPE_NAMES, LANDMARK_COUNT, frozen_array
 from .crop import apply_affine, crop_face, square_crop_to_frame
-from .detector import Detections, detect_faces, intersection_over_union, search_levels
+from .detector import Detections, intersection_over_union, search_levels
 from .topology import BLENDSHAPE_POINTS, EYE_OUTER_CORNER_LEFT, EYE_OUTER_CORNER_RIGHT, MESH_POINT_COUNT
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ class FaceNotFoundError(ValueError):
 class DetectedFace:
     """One face in one frame.
 
-    landmarks: (478, 3) float32 pixels of the frame; x right, y down, z away from the camera, at the scale of x.
-    blendshapes: (52,) float32 0..1 in the order of BLENDSHAPE_NAMES; the network knows no tongueOut, which is 0.
+    landmarks: (478, 3) float32 pixels of the frame; x right, y down, z away from the camera, at the scale of
+    x.
+    blendshapes: (52,) float32 0..1 in the order of BLENDSHAPE_NAMES; the network knows no tongueOut, which
+    is 0.
     presence: 0..1, how sure the network is that its crop shows a face.
     box: x, y, width, height of the landmarks in pixels.
     """
@@ -71,7 +73,7 @@ class DetectedFace:
 
 @dataclass(frozen=True)
 class FaceRegion:
-    """The rotated square the landmark network looks at: centre and side in pixels, angle in degrees clockwise."""
+    """The rotated square the landmark network looks at: centre, side in pixels, degrees clockwise."""
 
     centre: tuple[float, float]
     side: float
@@ -113,7 +115,8 @@ class FaceLandmarker:
     def __init__(self, bundle: str | Path, threads: int = 1) -> None:
         """Load the bundle at path `bundle`.
 
-        Raises OSError when it cannot be read, ValueError when it is not the face landmark bundle or LiteRT is missing.
+        Raises OSError when it cannot be read, ValueError when it is not the face landmark bundle or LiteRT
+        is missing.
         """
         members = _read_bundle(Path(bundle))
         self._detector = _Network(members[DETECTOR_MEMBER], threads)
@@ -124,8 +127,9 @@ class FaceLandmarker:
     def detect(self, frame: np.ndarray, max_faces: int = 10, at_least: int = 1) -> list[DetectedFace]:
         """Return the faces of an (H, W, 3) uint8 RGB frame, largest first, at most `max_faces`.
 
-        Tiles of the picture are searched, coarse to fine, until `at_least` faces are found. A face counts only if
-        the landmark network, too, is sure of it, so a search through tiles invents none. Empty when there is none.
+        Tiles of the picture are searched, coarse to fine, until `at_least` faces are found. A face counts
+        only if the landmark network, too, is sure of it, so a search through tiles invents none. Empty when
+        there is none.
         """
         frame = checked_frame(frame)
         if min(frame.shape[:2]) < SMALLEST_PICTURE:
@@ -149,13 +153,13 @@ class FaceLandmarker:
             return self._refined(frame, region, passes=3)  # a drawn box is rough: one pass more to settle
 
     def track(self, frame: np.ndarray, previous: DetectedFace) -> DetectedFace | None:
-        """Return the face where it was in the previous frame of a video, or None when it is no longer there."""
+        """Return the face where the previous frame of a video had it, or None when it is not there."""
         frame = checked_frame(frame)
         with self._turn:
             return self._read_face(frame, FaceRegion.from_landmarks(previous.landmarks))
 
     def _refined(self, frame: np.ndarray, region: FaceRegion, passes: int = 2) -> DetectedFace | None:
-        """Read the face in a region, then again in the region its own landmarks give, as tracking would see it."""
+        """Read the face in a region, then again in the region its own landmarks give, as tracking does."""
         face = None
         for _ in range(passes):
             face = self._read_face(frame, region)
@@ -178,7 +182,7 @@ class FaceLandmarker:
         return DetectedFace(landmarks, self._read_blendshapes(landmarks), presence, box)
 
     def _read_blendshapes(self, landmarks: np.ndarray) -> np.ndarray:
-        """Return (52,) in our order: the network's `_neutral` comes first and gives way to our last, tongueOut."""
+        """Return (52,) in our order: `_neutral`, the network's first, gives way to our last, tongueOut."""
         points = landmarks[list(BLENDSHAPE_POINTS), :2][None].astype(np.float32)
         values = self._blendshapes(points)[0].ravel()
         ordered = np.zeros(len(BLENDSHAPE_NAMES), np.float32)
@@ -198,7 +202,7 @@ def _already_known(face: DetectedFace, faces: list[DetectedFace]) -> bool:
 
 
 def checked_frame(frame: np.ndarray) -> np.ndarray:
-    """Return the frame as a contiguous array, or raise ValueError unless it is (H, W, 3) uint8 with H, W > 0."""
+    """Return the frame, contiguous, or raise ValueError unless it is (H, W, 3) uint8 with H, W > 0."""
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         described = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise ValueError(f"expected a frame as uint8 RGB (height, width, 3), got {described}")
@@ -236,6 +240,6 @@ def _read_bundle(path: Path) -> dict[str, bytes]:
             return {name: archive.read(name) for name in names}
     except (zipfile.BadZipFile, KeyError) as error:
         raise ValueError(
-            f"{path} is not the MediaPipe face landmark bundle ({error}); it should be face_landmarker.task, a zip "
-            f"that holds {', '.join(names)}"
+            f"{path} is not the MediaPipe face landmark bundle ({error}); it should be "
+            f"face_landmarker.task, a zip that holds {', '.join(names)}"
         ) from error

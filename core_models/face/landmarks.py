@@ -56,8 +56,8 @@ def checked_landmarks(landmarks: np.ndarray) -> np.ndarray:
         raise ValueError(f"landmarks must be rows of three numbers x, y, z: {error}") from error
     if points.ndim != 2 or points.shape[1] != 3 or len(points) not in (LANDMARK_COUNT, MESH_POINT_COUNT):
         raise ValueError(
-            f"landmarks have shape {points.shape}; expected {LANDMARK_COUNT} points of the MediaPipe face mesh "
-            f"(or {MESH_POINT_COUNT}, without irises) with x, y, z each, in pixels"
+            f"landmarks have shape {points.shape}; expected {LANDMARK_COUNT} points of the MediaPipe face "
+            f"mesh (or {MESH_POINT_COUNT}, without irises) with x, y, z each, in pixels"
         )
     if not np.isfinite(points).all():
         bad = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..types import BLENDSHAPE_NAMES, Portrait
+from .comfy_landmarks import faces_from_comfy
 from .crop import FACE_CROP_SIZE, face_crop_to_frame
 from .landmarker import DetectedFace, FaceLandmarker, FaceNotFoundError, checked_frame
 from .landmarks import blendshape_row, checked_blendshapes, checked_landmarks
 from .pose import fit_head_pose
 from .topology import MESH_POINT_COUNT
 
-
 LARGEST_YAW = 45.0
 """Degrees from the camera past which half the face is hidden: such portraits are refused."""
 DAMPED_YAW = 25.0
-"""Degrees past which the head is turned little or not at all by the renderers: such portraits are warned about."""
+"""Degrees past which renderers hardly turn the head any further: such portraits are warned about."""
 SMALLEST_INSIDE = 0.7
 """Share of the face's points that must lie within the picture."""
 CLEARLY_LARGER = 2.0
@@ -37,8 +38,8 @@ def portrait_from_frame(
 
     face_index: 0 is the largest face; None takes the largest if it is clearly so, or the only one.
     box: x, y, width, height in pixels around the face, drawn by hand; then nothing is searched.
-    Raises FaceNotFoundError (a ValueError) when there is no face, ValueError when the choice is unclear or the
-    face cannot be animated: too far turned, or cut by the picture's border.
+    Raises FaceNotFoundError (a ValueError) when there is no face, ValueError when the choice is unclear or
+    the face cannot be animated: too far turned, or cut by the picture's border.
     """
     frame = checked_frame(frame)
     if box is not None:
@@ -46,8 +47,8 @@ def portrait_from_frame(
         face = landmarker.detect_in_box(frame, box)
         if face is None:
             raise FaceNotFoundError(
-                f"no face in the box {_described(box)} of the {_size(frame)} px picture: draw it tightly around the "
-                "face, or give the landmarks by hand"
+                f"no face in the box {_described(box)} of the {_size(frame)} px picture: draw it tightly "
+                "around the face, or give the landmarks by hand"
             )
     else:
         face = choose_face(landmarker.detect(frame, at_least=(face_index or 0) + 1), frame, face_index)
@@ -59,8 +60,8 @@ def portrait_from_landmarks(
 ) -> Portrait:
     """Return the portrait of a face whose landmarks are known; needs no detector and no bundle.
 
-    frame: (H, W, 3) uint8 RGB. landmarks: (478, 3) or (468, 3), pixels of the frame. blendshapes: the expression
-    the picture shows, as (52,) or {ARKit name: value}; None means a relaxed face.
+    frame: (H, W, 3) uint8 RGB. landmarks: (478, 3) or (468, 3), pixels of the frame. blendshapes: the
+    expression the picture shows, as (52,) or {ARKit name: value}; None means a relaxed face.
     Raises ValueError for landmarks of the wrong count, outside the picture, or of a face too far turned.
     """
     frame = checked_frame(frame)
@@ -73,22 +74,38 @@ def portrait_from_landmarks(
         row = checked_blendshapes(blendshapes)
     if np.abs(points[:MESH_POINT_COUNT, :2]).max() <= 2 and max(frame.shape[:2]) > 16:
         raise ValueError(
-            "the landmarks lie within 2 pixels of the picture's corner; they look like shares of the picture's size: "
-            f"multiply x and z by its width ({frame.shape[1]}) and y by its height ({frame.shape[0]})"
+            "the landmarks lie within 2 pixels of the picture's corner; they look like shares of the "
+            f"picture's size: multiply x and z by its width ({frame.shape[1]}) and y by its height "
+            f"({frame.shape[0]})"
         )
     return _portrait(frame, points, row, presence=1.0)
+
+
+def portrait_from_comfy_landmarks(
+    frame: np.ndarray, face_landmarks: Any, face_index: int | None = None, frame_index: int = 0
+) -> Portrait:
+    """Return the portrait of a face in ComfyUI's FACE_LANDMARKS; needs no detector and no bundle.
+
+    frame: (H, W, 3) uint8 RGB; face_landmarks: see comfy_landmarks.py; frame_index: which of its frames
+    `frame` is.
+    Raises as `portrait_from_frame` does, and ValueError for landmarks of another picture size.
+    """
+    frame = checked_frame(frame)
+    faces = faces_from_comfy(face_landmarks, frame.shape[1], frame.shape[0], frame_index)
+    face = choose_face(faces, frame, face_index)
+    return _portrait(frame, face.landmarks, face.blendshapes, face.presence)
 
 
 def choose_face(faces: Sequence[DetectedFace], frame: np.ndarray, face_index: int | None) -> DetectedFace:
     """Return the face meant by `face_index` among faces sorted largest first.
 
-    Raises FaceNotFoundError when there is none, ValueError for an index that is negative or too large, or for no
-    index and no face clearly the largest.
+    Raises FaceNotFoundError when there is none, ValueError for an index that is negative or too large, or
+    for no index and no face clearly the largest.
     """
     if not faces:
         raise FaceNotFoundError(
-            f"no face in the {_size(frame)} px picture: use a picture where a face fills at least 5 % of the width, "
-            "or give a box around the face or its landmarks by hand"
+            f"no face in the {_size(frame)} px picture: use a picture where a face fills at least 5 % of "
+            "the width, or give a box around the face or its landmarks by hand"
         )
     if face_index is None:
         if len(faces) > 1 and faces[0].area <= CLEARLY_LARGER * faces[1].area:
@@ -98,8 +115,8 @@ def choose_face(faces: Sequence[DetectedFace], frame: np.ndarray, face_index: in
         return faces[0]
     if not 0 <= face_index < len(faces):
         raise ValueError(
-            f"face_index is {face_index} but the picture has {len(faces)} face(s), counted from 0, largest first. "
-            f"{_listed(faces)}"
+            f"face_index is {face_index} but the picture has {len(faces)} face(s), counted from 0, largest "
+            f"first. {_listed(faces)}"
         )
     return faces[face_index]
 
@@ -122,22 +139,25 @@ def turned_away_warning(portrait: Portrait) -> str | None:
     yaw = float(portrait.pose.rotation[1])
     if abs(yaw) <= DAMPED_YAW:
         return None
-    return f"the face is turned {abs(yaw):.0f} degrees from the camera: head turns will be damped; frontal is better"
+    return (
+        f"the face is turned {abs(yaw):.0f} degrees from the camera: head turns will be damped; "
+        "a frontal picture is better"
+    )
 
 
 def _portrait(frame: np.ndarray, landmarks: np.ndarray, blendshapes: np.ndarray, presence: float) -> Portrait:
     inside = share_inside(landmarks, frame)
     if inside < SMALLEST_INSIDE:
         raise ValueError(
-            f"the face is cut by the border of the {_size(frame)} px picture: only {inside:.0%} of its points lie "
-            f"inside, {SMALLEST_INSIDE:.0%} are needed; use a picture that shows the whole face"
+            f"the face is cut by the border of the {_size(frame)} px picture: only {inside:.0%} of its points "
+            f"lie inside, {SMALLEST_INSIDE:.0%} are needed; use a picture that shows the whole face"
         )
     pose = fit_head_pose(landmarks)
     yaw = float(pose.rotation[1])
     if abs(yaw) > LARGEST_YAW:
         raise ValueError(
-            f"the face is turned {abs(yaw):.0f} degrees from the camera (at most {LARGEST_YAW:.0f} can be animated): "
-            "use a picture in which the face looks more towards the camera"
+            f"the face is turned {abs(yaw):.0f} degrees from the camera (at most {LARGEST_YAW:.0f} can be "
+            "animated): use a picture in which the face looks more towards the camera"
         )
     portrait = Portrait(
         frame=frame,
