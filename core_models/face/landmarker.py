@@ -61,6 +61,12 @@ class DetectedFace:
         object.__setattr__(self, "landmarks", frozen_array(self.landmarks))
         object.__setattr__(self, "blendshapes", frozen_array(self.blendshapes))
 
+    def moved(self, x: float, y: float) -> DetectedFace:
+        """Return the face in a frame whose origin lies at -x, -y of this one's, in pixels."""
+        box = (self.box[0] + x, self.box[1] + y, self.box[2], self.box[3])
+        landmarks = self.landmarks + np.array([x, y, 0], np.float32)
+        return DetectedFace(landmarks, self.blendshapes, self.presence, box)
+
     @property
     def area(self) -> float:
         """Square pixels of the box."""
@@ -68,6 +74,7 @@ class DetectedFace:
 
     @property
     def centre(self) -> tuple[float, float]:
+        """Middle of the box, x and y in pixels."""
         return self.box[0] + self.box[2] / 2, self.box[1] + self.box[3] / 2
 
 
@@ -124,12 +131,15 @@ class FaceLandmarker:
         self._blendshapes = _Network(members[BLENDSHAPES_MEMBER], threads)
         self._turn = threading.Lock()
 
-    def detect(self, frame: np.ndarray, max_faces: int = 10, at_least: int = 1) -> list[DetectedFace]:
+    def detect(
+        self, frame: np.ndarray, max_faces: int = 10, at_least: int = 1, search_tiles: bool = True
+    ) -> list[DetectedFace]:
         """Return the faces of an (H, W, 3) uint8 RGB frame, largest first, at most `max_faces`.
 
-        Tiles of the picture are searched, coarse to fine, until `at_least` faces are found. A face counts
-        only if the landmark network, too, is sure of it, so a search through tiles invents none. Empty when
-        there is none.
+        With `search_tiles`, tiles of the picture are searched, coarse to fine, until `at_least` faces are
+        found.
+        A face counts only if the landmark network, too, is sure of it, so that the search invents none.
+        Empty when there is none.
         """
         frame = checked_frame(frame)
         if min(frame.shape[:2]) < SMALLEST_PICTURE:
@@ -141,7 +151,7 @@ class FaceLandmarker:
                     face = self._refined(frame, FaceRegion.from_detection(found, index))
                     if face is not None and not _already_known(face, faces):
                         faces.append(face)
-                if len(faces) >= at_least:
+                if len(faces) >= at_least or not search_tiles:
                     break
         return sorted(faces, key=lambda face: -face.area)[:max_faces]
 

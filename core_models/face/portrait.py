@@ -149,15 +149,15 @@ def _portrait(frame: np.ndarray, landmarks: np.ndarray, blendshapes: np.ndarray,
     inside = share_inside(landmarks, frame)
     if inside < SMALLEST_INSIDE:
         raise ValueError(
-            f"the face is cut by the border of the {_size(frame)} px picture: only {inside:.0%} of its points "
-            f"lie inside, {SMALLEST_INSIDE:.0%} are needed; use a picture that shows the whole face"
+            f"the face is cut by the border of the {_size(frame)} px picture: only {inside:.0%} of its "
+            f"points lie inside, {SMALLEST_INSIDE:.0%} are needed; use a picture that shows the whole face"
         )
     pose = fit_head_pose(landmarks)
     yaw = float(pose.rotation[1])
     if abs(yaw) > LARGEST_YAW:
         raise ValueError(
             f"the face is turned {abs(yaw):.0f} degrees from the camera (at most {LARGEST_YAW:.0f} can be "
-            "animated): use a picture in which the face looks more towards the camera"
+            "animated): use a picture in which it looks more towards the camera"
         )
     portrait = Portrait(
         frame=frame,
