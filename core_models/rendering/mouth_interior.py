@@ -1,0 +1,281 @@
+"""The mouth's inside: painted in the photo's own colours, with the photo's own teeth where they show.
+
+The warp stays continuous over the opening (it merely stretches the lip line), and the inside is laid over it through
+a mask of its own, so nothing tears.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ..face.topology import LIPS_LOWER_INNER, LIPS_UPPER_INNER
+from .curves import blend, bounding_window, fit_affine, opening_outline, outline_mask
+from .displacement import smoothstep
+from .lips import mouth_width
+
+MASK_BLUR = 0.012
+"""Mouth widths."""
+FADE_IN = (0.012, 0.042)
+"""Gap over mouth width between which the inside appears."""
+OWN_INTERIOR_FADE = 0.03
+"""Motion of the inner lips, in mouth widths, at which an open photo's overlay is fully used."""
+OWN_INTERIOR_INSET = 0.02
+OWN_INTERIOR_FEATHER = 0.025
+
+TEETH_LENGTH = 0.34
+"""Centimetres of upper teeth below the resting lip line, at most."""
+TEETH_SHARE_OF_GAP = 0.40
+TEETH_HALF_WIDTH = 0.80
+TEETH_ARCH = 0.22
+TEETH_DIMMING = 0.92
+TOOTH_LINE_STRENGTH = 0.16
+TOOTH_WIDTH = 0.85
+"""Centimetres of a middle incisor."""
+LOWER_TEETH_FROM = (0.22, 0.34)
+LOWER_TEETH_LENGTH = 0.22
+TEETH_STRENGTH = (0.15, 0.65)
+SKIN_SATURATION = (0.10, 0.28)
+"""Below the first a face is stone or a drawing, which has a dark cavity and no white teeth."""
+CAVITY_TINT = (6.0, 2.0, 2.0)
+RIM_WIDTH = 0.06
+RIM_DARKNESS = 0.38
+SIDE_DARKNESS = 0.5
+GRAIN_SEED = 20240917
+GRAIN_TILE = 256
+
+_UPPER, _LOWER = list(LIPS_UPPER_INNER), list(LIPS_LOWER_INNER)
+_CHEEKS_AND_CHIN = (50, 280, 205, 425, 101, 330, 199, 36, 266)
+_LIP_BODY = (0, 17, 37, 267, 84, 314, 11, 16, 72, 302, 85, 315)
+
+
+@dataclass(frozen=True)
+class MouthInterior:
+    """What a photo says about the inside of its mouth.
+
+    lip, skin, tooth: (3,) float32 colours 0..255. teeth_strength: 0..1.
+    seam: (3,) polynomial coefficients of the resting upper lip line, y(x) in canonical centimetres.
+    half_width: canonical centimetres. rest_frame: (2, 3) affine from canonical (x, y) at the lips to the picture.
+    grain: (GRAIN_TILE, GRAIN_TILE) float32 noise as strong as the photo's own.
+    own: (h, w) float32 0..1, where the photo's own open mouth shows its inside; `own_origin` is its corner (x, y).
+        None for a closed mouth.
+    """
+
+    lip: np.ndarray
+    skin: np.ndarray
+    tooth: np.ndarray
+    teeth_strength: float
+    seam: np.ndarray
+    half_width: float
+    rest_frame: np.ndarray
+    grain: np.ndarray
+    own: np.ndarray | None
+    own_origin: tuple[int, int]
+
+
+def make_mouth_interior(
+    picture: np.ndarray, points: np.ndarray, shape: np.ndarray, rest_frame: np.ndarray, is_open: bool
+) -> MouthInterior:
+    """Read the photo's colours and, when its mouth is open, where its own inside shows.
+
+    picture: (H, W, 3) uint8; points: (>= 468, 2) landmarks in its pixels; shape: (>= 468, 3) canonical centimetres;
+    rest_frame: (2, 3) affine from canonical (x, y) at the depth of the lips to the picture.
+    """
+    radius = 0.05 * mouth_width(points)
+    lip = _median_colour(picture, points[list(_LIP_BODY)], radius)
+    skin = _median_colour(picture, points[list(_CHEEKS_AND_CHIN)], 2 * radius)
+    brightest, darkest = float(skin.max()), float(skin.min())
+    saturation = (brightest - darkest) / max(brightest, 1.0)
+    low, span = TEETH_STRENGTH
+    grey = np.full(3, np.clip(70 + 0.75 * skin.mean(), 90, 215), np.float32)
+    own, own_origin = _own_interior(picture, points) if is_open else (None, (0, 0))
+    return MouthInterior(
+        lip=lip,
+        skin=skin,
+        tooth=(0.55 * skin + 0.45 * grey) * TEETH_DIMMING,
+        teeth_strength=low + span * float(smoothstep(*SKIN_SATURATION, saturation)),
+        seam=np.polyfit(shape[_UPPER, 0], shape[_UPPER, 1], 2).astype(np.float32),
+        half_width=mouth_width(shape) / 2,
+        rest_frame=rest_frame,
+        grain=_grain(picture, points[list(_CHEEKS_AND_CHIN)], 3 * radius),
+        own=own,
+        own_origin=own_origin,
+    )
+
+
+def draw_mouth_interior(
+    canvas: np.ndarray,
+    picture: np.ndarray,
+    mouth: MouthInterior,
+    points: np.ndarray,
+    shape: np.ndarray,
+    frame: np.ndarray,
+    own_motion: float,
+) -> None:
+    """Lay the inside of the mouth over the warped canvas (h, w, 3) uint8, in place.
+
+    points: (N, 2) moved mesh in canvas pixels; shape: (N, 3) moved face in canonical centimetres, lips settled.
+    frame: (2, 3) affine from canonical (x, y) at the lips to the canvas, moved by the head alone.
+    own_motion: how far the inner lips moved from the photo's, in mouth widths; 0 leaves an open photo as it is.
+    """
+    width = mouth_width(points)
+    gap = float((shape[_UPPER, 1] - shape[_LOWER, 1]).max())
+    strength = float(smoothstep(*FADE_IN, gap / mouth_width(shape)))
+    if mouth.own is not None:
+        strength *= float(smoothstep(0.0, OWN_INTERIOR_FADE, own_motion))
+    upper, lower = points[_UPPER], points[_LOWER]
+    window = bounding_window(np.concatenate([upper, lower]), 2 + 3 * MASK_BLUR * width, canvas.shape[1::-1])
+    if strength <= 0 or window is None:
+        return
+    mask = outline_mask(opening_outline(upper, lower), window, MASK_BLUR * width)
+    layer = _painted(mouth, window, shape, frame, gap)
+    layer *= _rim_shade(mask, width)[..., None]
+    if mouth.own is not None:
+        layer = _with_own_interior(layer, picture, mouth, window, frame)
+    layer += _tiled(mouth.grain, window)[..., None]
+    blend(canvas, window, layer, mask * strength)
+
+
+def _painted(
+    mouth: MouthInterior,
+    window: tuple[int, int, int, int],
+    shape: np.ndarray,
+    frame: np.ndarray,
+    gap: float,
+) -> np.ndarray:
+    """Return the painted inside over a window, float32 (h, w, 3): cavity, tongue, teeth, darker to the sides."""
+    x, y = _canonical_coordinates(frame, window)
+    across = x * np.float32(1 / mouth.half_width)
+    opening = gap / (2 * mouth.half_width)
+    floor = float(shape[_LOWER[5], 1])
+    colour = np.empty((*x.shape, 3), np.float32)
+    colour[:] = 0.16 * mouth.lip + np.array(CAVITY_TINT, np.float32)
+    _mix(colour, (0.55 * mouth.lip + 0.08 * mouth.skin) * 0.75, _tongue(across, y, floor, gap))
+    sides = 1 - smoothstep(TEETH_HALF_WIDTH - 0.15, TEETH_HALF_WIDTH + 0.12, np.abs(across))
+    teeth = mouth.teeth_strength * sides
+    lines = 1 - TOOTH_LINE_STRENGTH * _tooth_lines(x)
+    line = np.polyval(mouth.seam, x)
+    edge = line - min(TEETH_LENGTH, TEETH_SHARE_OF_GAP * gap) + TEETH_ARCH * across**2
+    _mix(colour, mouth.tooth, teeth * lines * smoothstep(-0.035, 0.035, y - edge))
+    lower_share = float(smoothstep(*LOWER_TEETH_FROM, opening))
+    if lower_share > 0:
+        top = floor + LOWER_TEETH_LENGTH * (1 - across**2)
+        below = smoothstep(-0.04, 0.04, top - y)
+        _mix(colour, mouth.tooth * 0.72, 0.7 * lower_share * teeth * lines * below)
+    colour *= (1 - SIDE_DARKNESS * smoothstep(0.45, 1.0, np.abs(across)))[..., None]
+    return colour
+
+
+def _mix(colour: np.ndarray, other: np.ndarray, weight: np.ndarray) -> None:
+    colour += (other.astype(np.float32) - colour) * weight[..., None]
+
+
+def _tongue(across: np.ndarray, y: np.ndarray, floor: float, gap: float) -> np.ndarray:
+    """Return (h, w) 0..1: a soft ellipse that lies on the jaw and follows it."""
+    rise = 0.55 * gap
+    radius = np.hypot(across / 0.62, (y - floor + 0.1 * gap) / max(rise, 1e-3))
+    return 1 - smoothstep(0.55, 1.05, radius)
+
+
+def _tooth_lines(x: np.ndarray) -> np.ndarray:
+    """Return (h, w) 0..1: 1 on the lines between teeth."""
+    phase = np.abs((x / TOOTH_WIDTH + 0.5) % 1.0 - 0.5)
+    return 1 - smoothstep(0.0, 0.09, phase)
+
+
+def _rim_shade(mask: np.ndarray, width: float) -> np.ndarray:
+    """Return (h, w): darker along the lips, which stand before the mouth's inside."""
+    distance = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
+    return 1 - RIM_DARKNESS * (1 - smoothstep(0.0, max(RIM_WIDTH * width, 1.0), distance))
+
+
+def _canonical_coordinates(
+    frame: np.ndarray, window: tuple[int, int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (h, w) canonical x and y of each pixel of a window, at the depth of the lips."""
+    inverse = cv2.invertAffineTransform(frame.astype(np.float64)).astype(np.float32)
+    left, top, right, bottom = window
+    columns = np.arange(left, right, dtype=np.float32)[None, :]
+    rows = np.arange(top, bottom, dtype=np.float32)[:, None]
+    x = inverse[0, 0] * columns + inverse[0, 1] * rows + inverse[0, 2]
+    y = inverse[1, 0] * columns + inverse[1, 1] * rows + inverse[1, 2]
+    return x, y
+
+
+def _with_own_interior(
+    layer: np.ndarray,
+    picture: np.ndarray,
+    mouth: MouthInterior,
+    window: tuple[int, int, int, int],
+    frame: np.ndarray,
+) -> np.ndarray:
+    """Return the layer with the photo's own teeth over it, moved rigidly with the skull."""
+    left, top, right, bottom = window
+    to_photo = _composed(mouth.rest_frame, cv2.invertAffineTransform(frame.astype(np.float64)))
+    to_photo = _composed(to_photo, np.array([[1, 0, left], [0, 1, top]], np.float64))
+    size, flags = (right - left, bottom - top), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    own = cv2.warpAffine(
+        picture, to_photo, size, flags=flags | cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+    to_mask = to_photo - np.array([[0, 0, mouth.own_origin[0]], [0, 0, mouth.own_origin[1]]])
+    weight = cv2.warpAffine(mouth.own, to_mask, size, flags=flags)
+    return layer + (own - layer) * weight[..., None]
+
+
+def _composed(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """Return the affine (2, 3) float64 that applies `inner`, then `outer`."""
+    return (np.vstack([outer, [0, 0, 1]]) @ np.vstack([inner, [0, 0, 1]]))[:2].astype(np.float64)
+
+
+def _own_interior(picture: np.ndarray, points: np.ndarray) -> tuple[np.ndarray | None, tuple[int, int]]:
+    """Return (mask, its corner): where an open photo shows the inside of its mouth, inset and feathered."""
+    width = mouth_width(points)
+    outline = opening_outline(points[_UPPER], points[_LOWER])
+    window = bounding_window(outline, 4 + 3 * OWN_INTERIOR_FEATHER * width, picture.shape[1::-1])
+    if window is None:
+        return None, (0, 0)
+    inside = (outline_mask(outline, window, 0.0) > 0.5).astype(np.uint8)
+    distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)
+    inset = OWN_INTERIOR_INSET * width
+    soft = smoothstep(inset * 0.5, inset + OWN_INTERIOR_FEATHER * width, distance)
+    return soft.astype(np.float32), window[:2]
+
+
+def _median_colour(picture: np.ndarray, points: np.ndarray, radius: float) -> np.ndarray:
+    """Return (3,) float32: the median over small squares around points (N, 2) that lie in the picture."""
+    squares = _squares(picture, points, max(1, round(radius)))
+    return np.median(np.concatenate([square.reshape(-1, 3) for square in squares]), axis=0).astype(np.float32)
+
+
+def _squares(picture: np.ndarray, points: np.ndarray, half: int) -> list[np.ndarray]:
+    height, width = picture.shape[:2]
+    centres = np.clip(np.rint(points).astype(int), 0, (width - 1, height - 1))
+    return [
+        picture[max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1] for x, y in centres.tolist()
+    ]
+
+
+def _grain(picture: np.ndarray, points: np.ndarray, radius: float) -> np.ndarray:
+    """Return a tile of noise as strong as the photo's finest detail on smooth skin."""
+    residues = []
+    for square in _squares(picture, points, max(3, round(radius))):
+        grey = square.mean(axis=2).astype(np.float32)
+        residues.append(np.median(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 1.2))) / 0.6745)
+    strength = float(np.clip(np.median(residues), 0.0, 6.0))
+    noise = np.random.default_rng(GRAIN_SEED).standard_normal((GRAIN_TILE, GRAIN_TILE)).astype(np.float32)
+    soft = cv2.GaussianBlur(noise, (0, 0), 0.6, borderType=cv2.BORDER_REFLECT)
+    return soft * (strength / float(soft.std()))
+
+
+def _tiled(tile: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
+    left, top, right, bottom = window
+    rows = np.arange(top, bottom) % tile.shape[0]
+    columns = np.arange(left, right) % tile.shape[1]
+    return tile[rows[:, None], columns[None, :]]
+
+
+def skull_frame(origin: np.ndarray, right: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Return the affine (2, 3) from canonical (x, y) to pixels, given where (0, 0), (1, 0) and (0, 1) land."""
+    return fit_affine(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.stack([origin, right, up]))

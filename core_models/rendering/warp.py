@@ -1,0 +1,230 @@
+"""The warp: moved triangles become a map from each output pixel back to the photo, and the photo is resampled.
+
+The map is worked out on a coarse grid and enlarged, which costs a fraction of full resolution and, with a light
+blur, is also the antialiasing of silhouettes. Only the bounding box of the moving region is touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .displacement import smoothstep
+
+SUBPIXEL_BITS = 6
+STEEPEST_GRADIENT = 10.0
+"""Triangles squeezed more than this would show as dots; they are left out and filled from around."""
+SMALLEST_AREA = 1e-3
+"""Square grid cells."""
+HOLE_FILL_SIGMA = 3.0
+GUARD_SHARE = 0.10
+"""Of the face's height: over this distance from the picture's edge the motion fades in."""
+GRID_CELLS_ACROSS_FACE = 90
+FLIP_TOLERANCE = 0.02
+"""Share of a triangle's usual area by which it may be flipped in the photo before it is left out."""
+
+
+@dataclass(frozen=True)
+class WarpGrid:
+    """Where the warp happens; constant per photo.
+
+    origin: (2,) int, picture pixel (x, y) of the grid's first sample and of the region's corner.
+    step: picture pixels between samples.
+    shape: (rows, columns) of samples.
+    region: (height, width) of the warped region in picture pixels.
+    inside: (rows, columns) float32, 1 where the picture may move, times the guard at the picture's edges.
+    moving: (height, width) bool, the pixels of the region that may change.
+    base: (height, width, 2) float32, each pixel's own (x, y) in the picture.
+    """
+
+    origin: np.ndarray
+    step: int
+    shape: tuple[int, int]
+    region: tuple[int, int]
+    inside: np.ndarray
+    moving: np.ndarray
+    base: np.ndarray
+
+    @property
+    def region_slices(self) -> tuple[slice, slice]:
+        """Rows and columns of the region in the picture."""
+        x, y = self.origin
+        return slice(y, y + self.region[0]), slice(x, x + self.region[1])
+
+    def to_samples(self, points: np.ndarray) -> np.ndarray:
+        """Return picture points (N, 2) in sample units."""
+        return (points - self.origin) / np.float32(self.step)
+
+
+@dataclass(frozen=True)
+class TriangleMesh:
+    """What does not change from frame to frame.
+
+    triangles: (T, 3) int32, drawable in the photo.
+    orientation: (T,) float32, +1 or -1: the sign of each triangle's area when it faces the camera.
+    layer: (T,) float32: 0 eye and mouth interiors, 1 skin, 2 upper lids and upper lip; higher is drawn over lower.
+    source: (N, 2) float32, where each vertex is in the photo, in picture pixels.
+    """
+
+    triangles: np.ndarray
+    orientation: np.ndarray
+    layer: np.ndarray
+    source: np.ndarray
+
+
+def make_grid(outline: np.ndarray, face_width: float, face_height: float, size: tuple[int, int]) -> WarpGrid:
+    """Return the grid over a closed outline (N, 2) in picture pixels, clipped to a picture of `size` (w, h).
+
+    Raises ValueError when the outline lies outside the picture.
+    """
+    width, height = size
+    low = np.maximum(np.floor(outline.min(axis=0)).astype(int), 0)
+    high = np.minimum(np.ceil(outline.max(axis=0)).astype(int) + 1, (width, height))
+    if (high <= low).any():
+        raise ValueError(f"the face lies outside the picture of {width} x {height} pixels")
+    step = max(1, round(face_width / GRID_CELLS_ACROSS_FACE))
+    region = (int(high[1] - low[1]), int(high[0] - low[0]))
+    shape = (-(-(region[0] - 1) // step) + 1, -(-(region[1] - 1) // step) + 1)
+    guard = _edge_guard(low, step, shape, size, max(GUARD_SHARE * face_height, 1.0))
+    inside = _filled(outline, low, step, shape) * guard
+    moving = _filled(outline, low, 1, region).astype(bool)
+    rows, columns = np.mgrid[low[1] : high[1], low[0] : high[0]].astype(np.float32)
+    return WarpGrid(
+        low, step, shape, region, inside[..., None].astype(np.float32), moving, np.dstack([columns, rows])
+    )
+
+
+def _filled(outline: np.ndarray, origin: np.ndarray, step: int, shape: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(shape, np.uint8)
+    points = np.round((outline - origin) / step * (1 << SUBPIXEL_BITS)).astype(np.int32)
+    cv2.fillPoly(mask, [points], 1, cv2.LINE_8, SUBPIXEL_BITS)
+    return mask.astype(np.float32)
+
+
+def _edge_guard(
+    origin: np.ndarray, step: int, shape: tuple[int, int], size: tuple[int, int], reach: float
+) -> np.ndarray:
+    """Return (rows, columns): 0 on the picture's edges to 1 at `reach` pixels from them."""
+    x = origin[0] + step * np.arange(shape[1])
+    y = origin[1] + step * np.arange(shape[0])
+    across = np.minimum(x, size[0] - 1 - x)
+    along = np.minimum(y, size[1] - 1 - y)
+    return smoothstep(0, reach, across)[None, :] * smoothstep(0, reach, along)[:, None]
+
+
+def signed_areas(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Return (T,) twice the signed area of each triangle of points (N, 2)."""
+    a, b, c = (points[triangles[:, corner]] for corner in range(3))
+    edge, other = b - a, c - a
+    return edge[:, 0] * other[:, 1] - edge[:, 1] * other[:, 0]
+
+
+def drawable_in_photo(areas: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    """Return (T,) bool: triangles that face the camera in the photo (nostrils and a far cheek may not)."""
+    return areas * orientation > -FLIP_TOLERANCE * np.median(np.abs(areas))
+
+
+def source_displacement(
+    mesh: TriangleMesh, points: np.ndarray, depth: np.ndarray, grid: WarpGrid
+) -> np.ndarray:
+    """Return (rows, columns, 2) float32: how far from each sample its source lies, in picture pixels.
+
+    points: (N, 2) the moved vertices in picture pixels; depth: (N,) towards the camera, any unit below 100.
+    """
+    samples = grid.to_samples(points)
+    order, affines = _affines_in_draw_order(mesh, samples, depth, grid)
+    identifiers = _rasterised(samples, mesh.triangles[order], grid.shape)
+    displacement = _evaluated(affines, identifiers)
+    _fill_holes(displacement, (identifiers == len(order)) & (grid.inside[..., 0] > 0))
+    sigma = max(0.6, 1.2 / grid.step)
+    return cv2.GaussianBlur(displacement, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE) * grid.inside
+
+
+def _affines_in_draw_order(
+    mesh: TriangleMesh, samples: np.ndarray, depth: np.ndarray, grid: WarpGrid
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the visible triangles, far ones first, and per triangle the 6 numbers of its displacement.
+
+    The displacement at sample (x, y) is (a x + b y + c, d x + e y + f); one row of zeros follows the last.
+    """
+    triangles = mesh.triangles
+    corner = samples[triangles[:, 0]]
+    edge, other = samples[triangles[:, 1]] - corner, samples[triangles[:, 2]] - corner
+    area = edge[:, 0] * other[:, 1] - edge[:, 1] * other[:, 0]
+    safe = np.where(np.abs(area) > SMALLEST_AREA, area, 1)
+    source = mesh.source[triangles[:, 0]]
+    source_edge = mesh.source[triangles[:, 1]] - source
+    source_other = mesh.source[triangles[:, 2]] - source
+    by_x = (source_edge * other[:, 1:] - source_other * edge[:, 1:]) / safe[:, None]
+    by_y = (source_other * edge[:, :1] - source_edge * other[:, :1]) / safe[:, None]
+    steepness = np.maximum(np.abs(by_x), np.abs(by_y)).max(axis=1) / grid.step
+    visible = (area * mesh.orientation > SMALLEST_AREA) & (steepness < STEEPEST_GRADIENT)
+    order = np.flatnonzero(visible)
+    rank = depth[triangles[order]].mean(axis=1) + 100.0 * mesh.layer[order]
+    order = order[np.argsort(rank, kind="stable")]
+    constant = source - by_x * corner[:, :1] - by_y * corner[:, 1:] - grid.origin
+    by_x, by_y = by_x - (grid.step, 0), by_y - (0, grid.step)
+    table = np.stack([by_x[:, 0], by_y[:, 0], constant[:, 0], by_x[:, 1], by_y[:, 1], constant[:, 1]])
+    padded = np.zeros((6, len(order) + 1), np.float32)
+    padded[:, :-1] = table[:, order]
+    return order, padded
+
+
+def _rasterised(samples: np.ndarray, triangles: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return (rows, columns) int32: the index of the last triangle drawn at each sample, or their count."""
+    identifiers = np.full(shape, len(triangles), np.int32)
+    corners = np.round(samples * (1 << SUBPIXEL_BITS)).astype(np.int32)[triangles]
+    for index, triangle in enumerate(corners):
+        cv2.fillConvexPoly(identifiers, triangle, index, cv2.LINE_8, SUBPIXEL_BITS)
+    return identifiers
+
+
+def _evaluated(affines: np.ndarray, identifiers: np.ndarray) -> np.ndarray:
+    """Return (rows, columns, 2) float32: each sample's displacement by its own triangle's affine."""
+    rows, columns = identifiers.shape
+    x = np.arange(columns, dtype=np.float32)[None, :]
+    y = np.arange(rows, dtype=np.float32)[:, None]
+    result = np.empty((rows, columns, 2), np.float32)
+    for axis in range(2):
+        a, b, c = (np.take(affines[3 * axis + term], identifiers) for term in range(3))
+        a *= x
+        b *= y
+        a += b
+        np.add(a, c, out=result[..., axis])
+    return result
+
+
+def _fill_holes(displacement: np.ndarray, holes: np.ndarray) -> None:
+    """Give samples that no triangle covers the average of those around them, in place."""
+    if not holes.any():
+        return
+    margin = int(4 * HOLE_FILL_SIGMA)
+    rows, columns = np.flatnonzero(holes.any(axis=1)), np.flatnonzero(holes.any(axis=0))
+    window = (
+        slice(max(rows[0] - margin, 0), rows[-1] + margin + 1),
+        slice(max(columns[0] - margin, 0), columns[-1] + margin + 1),
+    )
+    hole, patch = holes[window], displacement[window]
+    known = np.where(hole, 0, 1).astype(np.float32)
+    weight = cv2.GaussianBlur(known, (0, 0), HOLE_FILL_SIGMA)
+    spread = cv2.GaussianBlur(patch * known[..., None], (0, 0), HOLE_FILL_SIGMA)
+    patch[hole] = spread[hole] / np.maximum(weight[hole], 1e-4)[:, None]
+
+
+def enlarged(displacement: np.ndarray, grid: WarpGrid) -> np.ndarray:
+    """Return the map (height, width, 2) float32 of picture coordinates, for `cv2.remap`."""
+    height, width = grid.region
+    if grid.step == 1:
+        return displacement[:height, :width] + grid.base
+    shrink = np.array([[1 / grid.step, 0, 0], [0, 1 / grid.step, 0]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    full = cv2.warpAffine(displacement, shrink, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.add(full, grid.base, dst=full)
+
+
+def resampled(picture: np.ndarray, source_map: np.ndarray, cubic: bool) -> np.ndarray:
+    """Return the picture at the map's coordinates; uint8 (height, width, 3). Whole coordinates are exact."""
+    interpolation = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
+    return cv2.remap(picture, source_map, None, interpolation, borderMode=cv2.BORDER_REFLECT)
