@@ -12,13 +12,14 @@ ROUNDING_SLACK = 1e-6
 def frame_count(duration: float, fps: float) -> int:
     """Return how many frames at `fps` cover `duration` seconds: N = ceil(duration * fps - 1e-6), at least 1.
 
+    The rate counts as the fraction it stands for, so that N frames never last less than the sound.
     Raises ValueError for a negative or non-finite duration, or a rate that is not positive.
     """
     if not (math.isfinite(duration) and duration >= 0):
         raise ValueError(f"duration is {duration} s, expected a finite number >= 0")
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps is {fps}, expected a positive number")
-    return max(1, math.ceil(duration * fps - ROUNDING_SLACK))
+    return max(1, math.ceil(duration * exact_rate(fps) - ROUNDING_SLACK))
 
 
 def exact_rate(fps: float) -> Fraction:
