@@ -102,7 +102,7 @@ def _not_found_message(row: WeightRow, places: list[Path], damaged: list[str]) -
 
 
 def fetch_folder(row: WeightRow) -> Path:
-    """Return the folder a row's file is fetched into: ComfyUI's, that of the variable, or the user's cache."""
+    """Return the folder a row's file is fetched into: ComfyUI's, the variable's, or the user's cache."""
     return _models_folders(row.comfyui_folder)[0]
 
 
