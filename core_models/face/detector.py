@@ -20,6 +20,8 @@ SEARCH_SIDE = 1536
 TILE_DIVISORS = (2, 4)
 """Tiles are squares of the longer side over each of these, coarse first, laid at half-tile steps."""
 SMALLEST_TILE = 96
+MIDDLE_RADIUS = 0.12
+"""Of a patch's side: how far from its middle a face may be to count as the one in the middle."""
 
 RawDetector = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Maps (1, 128, 128, 3) float32 in -1..1 to regressors (896, 16) and score logits (896,)."""
@@ -76,6 +78,14 @@ def _detect_in_tiles(frame: np.ndarray, network: RawDetector, side: int) -> Dete
     return merge_overlapping(_joined(found))
 
 
+def centre_score(patch: np.ndarray, network: RawDetector) -> float:
+    """Return how sure the network is, 0..1, that a face sits in the middle of a square uint8 patch."""
+    regressors, logits = network(letterbox(patch)[0])
+    centres = regressors[:, :2] / INPUT_SIZE + anchor_centres()
+    in_middle = np.linalg.norm(centres - 0.5, axis=1) < MIDDLE_RADIUS
+    return float(_sigmoid(logits[in_middle]).max(initial=0.0))
+
+
 def tile_corners(width: int, height: int, side: int) -> list[tuple[int, int]]:
     """Return (left, top) of square tiles covering a picture at half-tile steps, flush with its far edges."""
 
@@ -115,7 +125,7 @@ def anchor_centres() -> np.ndarray:
 
 def _decode(regressors: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return boxes (N, 4) and keypoints (N, 6, 2) in 0..1 of the canvas, and scores, of anchors that fire."""
-    scores = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -100, 100)))
+    scores = _sigmoid(logits)
     kept = np.flatnonzero(scores >= SCORE_THRESHOLD)
     anchors = anchor_centres()[kept]
     values = regressors[kept].astype(np.float64).reshape(-1, 8, 2) / INPUT_SIZE
@@ -125,6 +135,10 @@ def _decode(regressors: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.
         values[:, 2:] + anchors[:, None],
         scores[kept],
     )
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -100, 100)))
 
 
 def merge_overlapping(found: Detections) -> Detections:
