@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..types import BLENDSHAPE_INDEX, BLENDSHAPE_NAMES
+from ..types import BLENDSHAPE_INDEX
 from .displacement import smoothstep
 
 JAW_LIMIT = 0.85
@@ -27,7 +27,7 @@ ABSOLUTE_SHAPES = (
     *("jawOpen", "jawLeft", "jawRight", "jawForward", "mouthClose", "mouthLeft", "mouthRight"),
     *("mouthUpperUpLeft", "mouthUpperUpRight", "mouthLowerDownLeft", "mouthLowerDownRight"),
 )
-OPEN_MOUTH_KEPT = (0.10, 0.30)
+OPEN_MOUTH_KEPT = (0.25, 0.45)
 """Own opening (gap over mouth width) kept whole at rest below the first, and given up above the second."""
 
 
@@ -60,6 +60,7 @@ class TargetExpression:
     wide, squint: (2,) 0..1.
     gaze: (2,) both eyes together, in -1..1: towards the picture's right, and up.
     lip_seal: 0..1, how far any remaining gap between the lips is closed (p, b, m).
+    lip_rounding: 0..1, how much the lips are pursed away from the teeth (u, o, sh).
     """
 
     change: np.ndarray
@@ -68,6 +69,7 @@ class TargetExpression:
     squint: np.ndarray
     gaze: np.ndarray
     lip_seal: float
+    lip_rounding: float
 
     @property
     def is_still(self) -> bool:
@@ -105,6 +107,7 @@ def compose_expression(
         squint=asked[_SQUINT],
         gaze=_gaze(asked),
         lip_seal=lip_seal(asked),
+        lip_rounding=float(smoothstep(0.1, 0.7, asked[_ROUNDING].sum())),
     )
 
 

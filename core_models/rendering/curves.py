@@ -68,7 +68,7 @@ def line_mask(line: np.ndarray, window: tuple[int, int, int, int], thickness: fl
     mask = np.zeros((bottom - top, right - left), np.uint8)
     points = np.round((line - (left, top)) * (1 << MASK_SHIFT_BITS)).astype(np.int32)
     cv2.polylines(mask, [points], False, 255, max(1, round(thickness)), cv2.LINE_AA, MASK_SHIFT_BITS)
-    soft = mask.astype(np.float32) * np.float32(1 / 255) * min(thickness, 1.0)
+    soft = mask.astype(np.float32) * np.float32(1 / 255) * min(1.0, 0.5 + 0.5 * thickness)
     return cv2.GaussianBlur(soft, (0, 0), max(0.4, 0.35 * thickness))
 
 
@@ -80,6 +80,46 @@ def blend(
     below = target[top:bottom, left:right]
     mixed = below + (layer - below) * weight[..., None]
     np.copyto(below, np.clip(np.rint(mixed), 0, 255).astype(np.uint8))
+
+
+def heal_line(
+    target: np.ndarray,
+    window: tuple[int, int, int, int],
+    line: np.ndarray,
+    across: np.ndarray,
+    reach: float,
+    strength: float,
+) -> None:
+    """Close a line with what lies on both sides of it, in place.
+
+    Where two edges meet, the softened warp passes quickly through what used to lie between them (white of the eye,
+    teeth). A band of half-width `reach` pixels along an open row of points (M, 2) is replaced by the mean of the
+    picture at that distance on either side; `across` is the unit vector (2,) across the line.
+    """
+    left, top, right, bottom = window
+    below = target[top:bottom, left:right]
+    size = (right - left, bottom - top)
+    sides = np.zeros(below.shape, np.float32)
+    for sign in (-1.0, 1.0):
+        shift = np.float32([[1, 0, sign * reach * across[0]], [0, 1, sign * reach * across[1]]])
+        sides += 0.5 * cv2.warpAffine(below, shift, size, borderMode=cv2.BORDER_REPLICATE)
+    blend(target, window, sides, line_mask(line, window, 1.1 * reach) * strength)
+
+
+def continued(patch: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return the patch with unknown pixels averaged from ever wider neighbourhoods of known ones."""
+    result, weight = patch * known[..., None].astype(np.float32), known.astype(np.float32)
+    filled, missing = result.copy(), known == 0
+    sigma = 1.5
+    while missing.any() and sigma < max(patch.shape):
+        near = cv2.GaussianBlur(weight, (0, 0), sigma)
+        reached = missing & (near > 0.02)
+        spread = cv2.GaussianBlur(result, (0, 0), sigma)
+        filled[reached] = spread[reached] / near[reached][:, None]
+        missing &= ~reached
+        sigma *= 1.8
+    filled[missing] = patch[missing]
+    return filled
 
 
 def fit_affine(source: np.ndarray, target: np.ndarray) -> np.ndarray:

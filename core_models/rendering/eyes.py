@@ -1,4 +1,4 @@
-"""Eyes: lids that close over the eyeball, the lash line, and gaze.
+"""Eyeballs, the lash line, and gaze.
 
 The eyeball is a layer of its own, moved rigidly with the head and seen through the opening between the lids, so a
 lid covers the iris instead of squashing it. Neither lids nor gaze go through the linear basis.
@@ -11,78 +11,39 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..face import topology
 from .composition import TargetExpression
-from .curves import blend, bounding_window, fit_affine, line_mask, opening_outline, outline_mask, smooth_curve
+from .curves import (
+    blend,
+    bounding_window,
+    continued,
+    fit_affine,
+    heal_line,
+    line_mask,
+    opening_outline,
+    outline_mask,
+    smooth_curve,
+)
 from .displacement import smoothstep
+from .lids import EyeIndices, lid_motion
 
-LID_TRAVEL = 0.94
-"""Share of the opening the upper lid crosses; the lower lid rises by the rest."""
-LOWER_LID_RISE = 0.06
-LID_OVERSHOOT = 0.10
-"""Centimetres the upper lid passes over the lower at its middle, so that no sliver stays between them."""
-RING_1_SHARE = 0.60
-RING_2_SHARE = 0.05
-WIDE_TRAVEL = 0.22
-SQUINT_TRAVEL = 0.20
-WIDE_SHARES = (1.0, 0.8, 0.3)
-SQUINT_SHARES = (1.0, 0.9)
-SQUINT_SHARE_OF_OPENING = 0.35
-LID_FOLLOWS_GAZE = 0.45
-"""Closure (or widening) of the upper lid when the eyes look fully down (or up)."""
-
-GAZE_ACROSS = 0.17
-GAZE_ALONG = 0.06
+GAZE_ACROSS = 0.24
+GAZE_ALONG = 0.09
 """How far the iris moves at gaze 1, in eye widths."""
 IRIS_MARGIN = 1.15
 """Times the iris radius that move whole; the shift falls to 0 at half an eye's width."""
 
-LASH_STRENGTH = 0.55
-LASH_CLOSURE = (0.45, 0.95)
-LASH_THICKNESS = 0.09
+LASH_STRENGTH = 0.8
+LASH_CLOSURE = (0.05, 0.50)
+LASH_THICKNESS = 0.10
 """Centimetres."""
+SEAM_CLOSURE = (0.70, 0.95)
+SEAM_REACH = 0.10
+"""Centimetres, plus the warp's softness: the band under a closed lid that is healed."""
+SLICE_WITHOUT_CORNERS = slice(2, -2)
+VISIBLE_OPENING = (0.3, 2.0)
+"""Pixels of opening over which the eyeball appears."""
 LAYER_FADE = 0.06
 """Closure, widening or gaze at which the eyeball layer is fully used; below, the plain warp shows."""
-PROFILE = np.sin(np.pi * np.arange(9) / 8).astype(np.float32)
-"""Along a lid of 9 points: 0 at the corners, 1 in the middle."""
-
-
-@dataclass(frozen=True)
-class EyeIndices:
-    """Landmarks of one eye; rows of 9 that share their ends, in matching order."""
-
-    upper: tuple[int, ...]
-    lower: tuple[int, ...]
-    upper_ring_1: tuple[int, ...]
-    lower_ring_1: tuple[int, ...]
-    upper_ring_2: tuple[int, ...]
-    iris: tuple[int, ...]
-
-    @property
-    def contour(self) -> list[int]:
-        """The 16 points around the opening."""
-        return [*self.upper, *self.lower[-2:0:-1]]
-
-
-EYES = (
-    EyeIndices(
-        topology.EYE_LEFT_UPPER,
-        topology.EYE_LEFT_LOWER,
-        topology.EYE_LEFT_UPPER_RING_1,
-        topology.EYE_LEFT_LOWER_RING_1,
-        topology.EYE_LEFT_UPPER_RING_2,
-        topology.IRIS_LEFT,
-    ),
-    EyeIndices(
-        topology.EYE_RIGHT_UPPER,
-        topology.EYE_RIGHT_LOWER,
-        topology.EYE_RIGHT_UPPER_RING_1,
-        topology.EYE_RIGHT_LOWER_RING_1,
-        topology.EYE_RIGHT_UPPER_RING_2,
-        topology.IRIS_RIGHT,
-    ),
-)
-"""The subject's left eye (to the picture's right), then the right."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +53,7 @@ class Eyeball:
     texture: (h, w, 3) uint8, the eye with its lids filled in from the eyeball; its corner is at `origin` (x, y).
     contour: (16, 2) float32 the opening in the photo, picture pixels.
     iris: (2,) its centre, picture pixels; iris_radius: pixels; width: pixels between the eye's corners.
-    across: (2,) unit vector towards the picture's right along the eye.
+    across, down: (2,) unit vectors along the eye towards the picture's right, and down.
     lash_colour: (3,) float32.
     """
 
@@ -104,34 +65,8 @@ class Eyeball:
     iris_radius: float
     width: float
     across: np.ndarray
+    down: np.ndarray
     lash_colour: np.ndarray
-
-
-def move_lids(shape: np.ndarray, target: TargetExpression) -> None:
-    """Close, widen and squint both eyes of a face shape (>= 468, 3) in canonical centimetres, in place."""
-    for side, eye in enumerate(EYES):
-        closure, widening = _lid_motion(target, side)
-        upper, lower = shape[list(eye.upper)], shape[list(eye.lower)]
-        opening = lower - upper
-        down = LID_TRAVEL * closure * opening
-        down[:, 1] -= LID_OVERSHOOT * PROFILE * smoothstep(0.5, 1.0, closure)
-        up = (WIDE_TRAVEL * widening * PROFILE)[:, None] * np.array([0, 1, 0], np.float32)
-        rows = (eye.upper, eye.upper_ring_1, eye.upper_ring_2)
-        for row, follows, share in zip(rows, (1.0, RING_1_SHARE, RING_2_SHARE), WIDE_SHARES, strict=True):
-            inner = list(row[1:-1])
-            shape[inner] += (follows * down + share * up)[1:-1]
-        rise = np.minimum(SQUINT_TRAVEL * PROFILE, SQUINT_SHARE_OF_OPENING * np.abs(opening[:, 1]))
-        squint = target.squint[side] * (1 - closure) * rise + LOWER_LID_RISE * closure * -opening[:, 1]
-        for row, share in zip((eye.lower, eye.lower_ring_1), SQUINT_SHARES, strict=True):
-            shape[list(row[1:-1]), 1] += share * squint[1:-1]
-
-
-def _lid_motion(target: TargetExpression, side: int) -> tuple[float, float]:
-    """Return (closure, widening) of one eye, the upper lid following the gaze."""
-    looking = LID_FOLLOWS_GAZE * float(target.gaze[1])
-    closure = float(target.closure[side])
-    closure += (1 - closure) * max(-looking, 0.0)
-    return closure, (float(target.wide[side]) + max(looking, 0.0)) * (1 - closure)
 
 
 def layer_strength(target: TargetExpression, side: int) -> float:
@@ -163,6 +98,7 @@ def make_eyeball(picture: np.ndarray, points: np.ndarray, eye: EyeIndices) -> Ey
         iris_radius=min(radius, 0.3 * width),
         width=width,
         across=across.astype(np.float32),
+        down=np.array([-across[1], across[0]], np.float32),
         lash_colour=_lash_colour(picture, points[list(eye.upper)]),
     )
 
@@ -179,25 +115,9 @@ def _without_lids(
         sure = (inside > 0.5).astype(np.uint8)
     if not sure.any():
         return patch.copy()
-    filled = _continued(patch, sure)
+    filled = continued(patch, sure)
     weight = np.clip(inside, 0, 1)[..., None]
     return np.rint(patch * weight + filled * (1 - weight)).astype(np.uint8)
-
-
-def _continued(patch: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return the patch with unknown pixels averaged from ever wider neighbourhoods of known ones."""
-    result, weight = patch * known[..., None].astype(np.float32), known.astype(np.float32)
-    filled, missing = result.copy(), known == 0
-    sigma = 1.5
-    while missing.any() and sigma < max(patch.shape):
-        near = cv2.GaussianBlur(weight, (0, 0), sigma)
-        reached = missing & (near > 0.02)
-        spread = cv2.GaussianBlur(result, (0, 0), sigma)
-        filled[reached] = spread[reached] / near[reached][:, None]
-        missing &= ~reached
-        sigma *= 1.8
-    filled[missing] = patch[missing]
-    return filled
 
 
 def _lash_colour(picture: np.ndarray, lid: np.ndarray) -> np.ndarray:
@@ -217,34 +137,50 @@ def draw_eye(
     target: TargetExpression,
     side: int,
     pixels_per_cm: float,
+    softness: float,
 ) -> None:
     """Draw one eye over the warped canvas (h, w, 3) uint8, in place.
 
     points, rigid_points: (N, 2) float32 in canvas pixels, the moved mesh and the mesh moved by the head alone;
-    the eyeball's own numbers are in picture pixels.
+    the eyeball's own numbers are in picture pixels. softness: pixels over which the warp is blurred.
     """
     strength = layer_strength(target, side)
     if strength <= 0:
         return
     upper, lower = points[list(eyeball.indices.upper)], points[list(eyeball.indices.lower)]
     upper, lower = _uncrossed(upper, lower)
-    window = bounding_window(np.concatenate([upper, lower]), 3 + 0.05 * eyeball.width, canvas.shape[1::-1])
+    reach = SEAM_REACH * pixels_per_cm + 2.0 * softness
+    edge = points[list(eyeball.indices.upper)]
+    window = bounding_window(np.concatenate([edge, upper, lower]), 3 + 2.5 * reach, canvas.shape[1::-1])
     if window is None:
         return
-    outline = opening_outline(upper, lower)
-    if cv2.contourArea(outline.astype(np.float32)) > 1:
-        mask = outline_mask(outline, window, 0.008 * eyeball.width)
+    opening = np.abs((lower - upper) @ eyeball.down).max()
+    seen = strength * float(smoothstep(*VISIBLE_OPENING, opening))
+    if seen > 0:
+        mask = outline_mask(opening_outline(upper, lower), window, 0.008 * eyeball.width)
         to_photo = fit_affine(rigid_points[eyeball.indices.contour], eyeball.contour)
-        blend(canvas, window, _seen_eyeball(eyeball, window, to_photo, target.gaze), mask * strength)
-    closure, _ = _lid_motion(target, side)
+        blend(canvas, window, _seen_eyeball(eyeball, window, to_photo, target.gaze), mask * seen)
+    _draw_lashes(canvas, window, eyeball, points, lid_motion(target, side)[0], pixels_per_cm, reach)
+
+
+def _draw_lashes(
+    canvas: np.ndarray,
+    window: tuple[int, int, int, int],
+    eyeball: Eyeball,
+    points: np.ndarray,
+    closure: float,
+    pixels_per_cm: float,
+    reach: float,
+) -> None:
+    """Close the seam under a nearly closed lid and draw the dark line of its edge, in place."""
+    line = smooth_curve(points[list(eyeball.indices.upper)])[SLICE_WITHOUT_CORNERS]
+    healed = float(smoothstep(*SEAM_CLOSURE, closure))
+    if healed > 0:
+        heal_line(canvas, window, line, eyeball.down, reach, healed)
     lash = LASH_STRENGTH * float(smoothstep(*LASH_CLOSURE, closure))
     if lash > 0:
-        line = smooth_curve(points[list(eyeball.indices.upper)])[SLICE_WITHOUT_CORNERS]
         weight = line_mask(line, window, LASH_THICKNESS * pixels_per_cm) * lash
         blend(canvas, window, np.broadcast_to(eyeball.lash_colour, (*weight.shape, 3)), weight)
-
-
-SLICE_WITHOUT_CORNERS = slice(2, -2)
 
 
 def _uncrossed(upper: np.ndarray, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -278,7 +214,5 @@ def _seen_eyeball(
 
 
 def _gaze_shift(eyeball: Eyeball, gaze: np.ndarray) -> np.ndarray:
-    """Return (2,) photo pixels by which the iris moves; up is across turned a quarter anticlockwise."""
-    across = eyeball.across
-    up = np.array([across[1], -across[0]], np.float32)
-    return eyeball.width * (GAZE_ACROSS * gaze[0] * across + GAZE_ALONG * gaze[1] * up)
+    """Return (2,) photo pixels by which the iris moves."""
+    return eyeball.width * (GAZE_ACROSS * gaze[0] * eyeball.across - GAZE_ALONG * gaze[1] * eyeball.down)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from ..face.pose import rotation_matrix
-from ..face.topology import FACE_OVAL
+from ..face.topology import FACE_OVAL, MESH_POINT_COUNT
 from .composition import soft_limit
 from .displacement import smoothstep
 
@@ -21,6 +22,11 @@ RING_EXPRESSION_WEIGHTS = (0.55, 0.15, 0.0, 0.0)
 """How much of the oval's own expression each ring takes."""
 RING_COUNT = len(RING_FACTORS)
 RING_SIZE = len(FACE_OVAL)
+LAST_RING = slice(RING_COUNT * RING_SIZE, (RING_COUNT + 1) * RING_SIZE)
+RING_ORIENTATION = 1.0
+
+OVAL_ON_SILHOUETTE = 0.96
+"""An oval point at least this far out, relative to the seen outline, is itself the silhouette."""
 
 TOP_RAISE = 2.0
 """Centimetres per unit of factor the rings rise above the forehead, to take in the hair."""
@@ -37,6 +43,8 @@ YAW_LIMIT = 14.0
 TURNED_YAW_LIMIT = 3.0
 """The limit left to a source that is already turned by `YAW_TURNED[1]` degrees."""
 YAW_TURNED = (12.0, 38.0)
+TURNED_STEADINESS = 0.4
+"""How much of the pitch and roll limits such a source loses."""
 YAW_DAMPED = (25.0, 45.0)
 """Source yaw between which turning back to the camera fades out: the hidden side was never photographed."""
 TRANSLATION_LIMIT = 0.22
@@ -95,10 +103,11 @@ def limited_head_move(
     pitch, yaw, roll = (float(angle) for angle in rotation)
     left, right = yaw_limits(source_yaw)
     limit = right if yaw > 0 else left
+    steadier = 1 - TURNED_STEADINESS * float(smoothstep(*YAW_TURNED, abs(source_yaw)))
     angles = (
-        soft_limit(pitch, PITCH_LIMIT),
+        soft_limit(pitch, PITCH_LIMIT * steadier),
         soft_limit(yaw, limit) if limit > 1e-3 else 0.0,
-        soft_limit(roll, ROLL_LIMIT),
+        soft_limit(roll, ROLL_LIMIT * steadier),
     )
     shift = np.asarray(soft_limit(np.asarray(translation, np.float32), TRANSLATION_LIMIT)) * face_unit
     return HeadMove(
@@ -108,41 +117,115 @@ def limited_head_move(
     )
 
 
-def ring_vertices(face: np.ndarray) -> np.ndarray:
-    """Return (RING_COUNT * RING_SIZE, 3) float32 canonical points around a face (>= 468, 3), innermost first."""
-    oval = face[list(FACE_OVAL)]
-    middle = (oval[:, 1].max() + oval[:, 1].min()) / 2
-    up = np.clip((oval[:, 1] - middle) / (oval[:, 1].max() - middle), 0, 1)
-    rings = []
-    for factor in RING_FACTORS:
-        beyond = factor - 1
-        x = oval[:, 0] * factor
-        y = middle + (oval[:, 1] - middle) * factor + TOP_RAISE * beyond * up
-        receded = oval[:, 2] * (1 - 0.5 * beyond) - RING_RECESSION * beyond
-        z = np.maximum(np.minimum(oval[:, 2], receded), RING_DEPTH_FLOOR)
-        rings.append(np.stack([x, y, z], axis=1))
-    return np.concatenate(rings).astype(np.float32)
+@dataclass(frozen=True)
+class RingLayout:
+    """Rings of vertices around one face, the first on its silhouette; RING_COUNT + 1 rings of RING_SIZE.
+
+    vertices: (N, 3) float32 canonical centimetres, innermost ring first.
+    rigid_weights: (N,) float32, each vertex's share of the head's motion; shoulders stay.
+    anchors: (RING_SIZE, 2) int and shares: (RING_SIZE, 2) float32: the two face vertices each column starts from,
+        and how much of their expression it takes.
+    """
+
+    vertices: np.ndarray
+    rigid_weights: np.ndarray
+    anchors: np.ndarray
+    shares: np.ndarray
 
 
-def ring_rigid_weights(face: np.ndarray) -> np.ndarray:
-    """Return (RING_COUNT * RING_SIZE,): each ring vertex's share of the head's motion; shoulders stay."""
-    oval = face[list(FACE_OVAL)]
-    middle = (oval[:, 1].max() + oval[:, 1].min()) / 2
-    down = smoothstep(0.0, 1.0, (middle - oval[:, 1]) / (middle - oval[:, 1].min()))
-    rows = [
-        weight * (1 - down * still)
-        for weight, still in zip(RING_RIGID_WEIGHTS, RING_STILL_SHARES_BELOW, strict=True)
-    ]
-    return np.concatenate(rows).astype(np.float32)
+def ring_layout(face: np.ndarray, rotation: np.ndarray) -> RingLayout:
+    """Return the rings around a face (>= 468, 3) in canonical centimetres, seen at `rotation` (3, 3).
+
+    The rings grow from the silhouette in the picture's plane, not in the head's: on the far side of a turned head
+    they would otherwise fold back over the cheek.
+    """
+    axes = _upright_axes(rotation)
+    seen = face[:MESH_POINT_COUNT] @ axes.T
+    anchors, shares = _silhouette(seen[:, :2])
+    base = (seen[anchors] * shares[..., None]).sum(axis=1)
+    low, high = base.min(axis=0), base.max(axis=0)
+    middle = (low + high) / 2
+    up = np.clip((base[:, 1] - middle[1]) / (high[1] - middle[1]), 0, 1)
+    down = smoothstep(0.0, 1.0, (middle[1] - base[:, 1]) / (middle[1] - low[1]))
+    rings, weights = [base], [np.ones(RING_SIZE)]
+    for factor, rigid, still in zip(RING_FACTORS, RING_RIGID_WEIGHTS, RING_STILL_SHARES_BELOW, strict=True):
+        rings.append(_ring(base, middle, up, factor))
+        weights.append(rigid * (1 - down * still))
+    vertices = np.concatenate(rings) @ axes
+    return RingLayout(
+        vertices.astype(np.float32),
+        np.concatenate(weights).astype(np.float32),
+        anchors,
+        shares.astype(np.float32),
+    )
+
+
+def _upright_axes(rotation: np.ndarray) -> np.ndarray:
+    """Return (3, 3): the picture's axes turned in its plane so that the head's top is up; rows are the axes."""
+    up = rotation[:2, 1] / np.linalg.norm(rotation[:2, 1])
+    in_plane = np.array([[up[1], -up[0], 0], [up[0], up[1], 0], [0, 0, 1]])
+    return in_plane @ rotation
+
+
+def _ring(base: np.ndarray, middle: np.ndarray, up: np.ndarray, factor: float) -> np.ndarray:
+    """Return (RING_SIZE, 3): the silhouette enlarged by `factor`, risen over the hair and set back."""
+    beyond = factor - 1
+    ring = middle + (base - middle) * factor
+    ring[:, 1] += TOP_RAISE * beyond * up
+    receded = base[:, 2] * (1 - 0.5 * beyond) - RING_RECESSION * beyond
+    ring[:, 2] = np.maximum(np.minimum(base[:, 2], receded), np.minimum(base[:, 2], RING_DEPTH_FLOOR))
+    return ring
+
+
+def _silhouette(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (anchors, shares), both (RING_SIZE, 2): where each oval column meets the outline of points (468, 2).
+
+    On a frontal face that is the oval itself; on the far side of a turned one, the hull of what is seen.
+    """
+    from cv2 import convexHull
+
+    oval = np.array(FACE_OVAL)
+    hull = convexHull(points.astype(np.float32), returnPoints=False).ravel()
+    middle = (points.min(axis=0) + points.max(axis=0)) / 2
+    anchors, shares = np.stack([oval, oval], axis=1), np.tile([1.0, 0.0], (RING_SIZE, 1))
+    corners, following = points[hull] - middle, points[np.roll(hull, -1)] - middle
+    for column, index in enumerate(oval):
+        ray = points[index] - middle
+        first, share, reach = _ray_exit(ray, corners, following)
+        if reach * OVAL_ON_SILHOUETTE > 1:
+            anchors[column] = hull[first], np.roll(hull, -1)[first]
+            shares[column] = 1 - share, share
+    return anchors, shares
+
+
+def _ray_exit(ray: np.ndarray, corners: np.ndarray, following: np.ndarray) -> tuple[int, float, float]:
+    """Return (edge, share along it, reach in rays) where a ray from the origin leaves a convex outline."""
+    edges = following - corners
+    turn = ray[0] * edges[:, 1] - ray[1] * edges[:, 0]
+    safe = np.where(np.abs(turn) > 1e-9, turn, np.inf)
+    reach = (corners[:, 0] * edges[:, 1] - corners[:, 1] * edges[:, 0]) / safe
+    share = (corners[:, 0] * ray[1] - corners[:, 1] * ray[0]) / safe
+    hits = (reach > 0) & (share >= -1e-6) & (share <= 1 + 1e-6) & np.isfinite(safe)
+    if not hits.any():
+        return 0, 0.0, 1.0
+    first = int(np.flatnonzero(hits)[np.argmax(reach[hits])])
+    return first, float(np.clip(share[first], 0, 1)), float(reach[first])
 
 
 def ring_triangles(first_ring_vertex: int) -> np.ndarray:
-    """Return (2 * RING_COUNT * RING_SIZE, 3) int32: strips from the face's oval out to the last ring."""
+    """Return (2 * (RING_COUNT + 1) * RING_SIZE, 3) int32: strips from the face's oval out to the last ring."""
     loops = [np.array(FACE_OVAL)]
-    loops += [first_ring_vertex + ring * RING_SIZE + np.arange(RING_SIZE) for ring in range(RING_COUNT)]
+    loops += [first_ring_vertex + ring * RING_SIZE + np.arange(RING_SIZE) for ring in range(RING_COUNT + 1)]
     strips = []
-    for inner, outer in zip(loops[:-1], loops[1:], strict=True):
+    for inner, outer in pairwise(loops):
         inner_next, outer_next = np.roll(inner, -1), np.roll(outer, -1)
         strips.append(np.stack([inner, outer, outer_next], axis=1))
         strips.append(np.stack([inner, outer_next, inner_next], axis=1))
     return np.concatenate(strips).astype(np.int32)
+
+
+def ring_basis(face_basis: np.ndarray, layout: RingLayout) -> np.ndarray:
+    """Return (52, N, 3): the rings' own expression, the silhouette's fading outwards."""
+    anchored = face_basis[:, layout.anchors] * layout.shares[None, ..., None]
+    silhouette = anchored.sum(axis=2)
+    return np.concatenate([silhouette * weight for weight in (1.0, *RING_EXPRESSION_WEIGHTS)], axis=1)

@@ -27,13 +27,25 @@ from ..types import BLENDSHAPES, LANDMARK_COUNT, FaceMotion, Portrait, ProgressC
 from . import head_turn, warp
 from .composition import TargetExpression, compose_expression
 from .displacement import displacement_basis
-from .eyes import EYES, draw_eye, make_eyeball, move_lids
+from .eyes import draw_eye, make_eyeball
+from .lids import (
+    EYES,
+    LID_ORIENTATION,
+    MARGIN_COUNT,
+    find_margins,
+    lid_strip_triangles,
+    margin_triangles,
+    margin_vertices,
+    move_lids,
+)
 from .lips import CLOSED_OPENING, CLOSED_OVERLAP, collapse_seam, mouth_opening, mouth_width, settle_lips
-from .mouth_interior import draw_mouth_interior, make_mouth_interior, skull_frame
+from .mouth_interior import draw_lip_seam, draw_mouth_interior, make_mouth_interior, skull_frame
 
 INTERPOLATIONS = ("cubic", "linear")
 STRENGTH_RANGE = (0.0, 2.0)
 _INNER_LIPS = [*LIPS_UPPER_INNER, *LIPS_LOWER_INNER]
+LIP_SEAM_REACH = 0.10
+"""Centimetres, plus the warp's softness: the band between sealed lips of an open photo that is healed."""
 _FLIP_Y = np.array([1.0, -1.0], np.float32)
 
 
@@ -77,12 +89,15 @@ class MeshRenderer:
         self._is_open = self._opening > CLOSED_OPENING
         if not self._is_open:
             shape = collapse_seam(shape)
-        self._shape = np.concatenate([shape, head_turn.ring_vertices(shape)])
-        self._rigid_weights = np.concatenate(
-            [np.ones(LANDMARK_COUNT, np.float32), head_turn.ring_rigid_weights(shape)]
-        )[:, None]
-        self._basis = _basis_with_rings()
-        self._to_picture = (portrait.pose.scale * rotation_matrix(portrait.pose.rotation)).astype(np.float32)
+        rotation = rotation_matrix(portrait.pose.rotation)
+        rings = head_turn.ring_layout(shape, rotation)
+        self._margins = find_margins(portrait.frame, portrait.landmarks[:, :2])
+        margins = margin_vertices(shape, self._margins)
+        self._shape = np.concatenate([shape, rings.vertices, margins])
+        rigid = [np.ones(len(shape)), rings.rigid_weights, np.ones(len(margins))]
+        self._rigid_weights = np.concatenate(rigid).astype(np.float32)[:, None]
+        self._basis = _whole_basis(rings)
+        self._to_picture = (portrait.pose.scale * rotation).astype(np.float32)
         corners = shape[[EYE_OUTER_CORNER_LEFT, EYE_OUTER_CORNER_RIGHT]]
         self._face_unit = float(np.linalg.norm(corners[0] - corners[1]))
         self._lip_depth = float(shape[_INNER_LIPS, 2].mean())
@@ -93,7 +108,7 @@ class MeshRenderer:
         points, _ = self._projected(self._shape, still)
         face = points[list(FACE_OVAL)]
         width, height = np.ptp(face, axis=0)
-        outline = points[-head_turn.RING_SIZE :]
+        outline = points[LANDMARK_COUNT:][head_turn.LAST_RING]
         self._grid = warp.make_grid(outline, float(width), float(height), self.portrait.size)
         self._mesh = _make_mesh(points)
         picture = self.portrait.frame
@@ -166,14 +181,14 @@ class MeshRenderer:
         picture = self.portrait.frame
         canvas = warp.resampled(picture, source_map, self.parameters.interpolation == "cubic")
         self._draw_eyes(canvas, points, target, head)
-        self._draw_mouth(canvas, points, shape, head)
+        self._draw_mouth(canvas, points, shape, target, head)
         region = output[self._grid.region_slices]
         np.copyto(region, canvas, where=self._grid.moving[..., None])
 
     def _moved_shape(self, target: TargetExpression) -> np.ndarray:
         """Return the face and its rings, (N, 3) canonical centimetres, showing an expression."""
         moved = self._shape + np.tensordot(target.change, self._basis, axes=1)
-        move_lids(moved, target)
+        move_lids(moved, target, self._margins)
         settle_lips(moved, target.lip_seal, CLOSED_OVERLAP if self._is_open else 0.0)
         return moved
 
@@ -200,43 +215,65 @@ class MeshRenderer:
         for side, eyeball in enumerate(self._eyeballs):
             if eyeball is not None:
                 draw_eye(
-                    canvas, eyeball, points - origin, rigid - origin, target, side, self.portrait.pose.scale
+                    canvas,
+                    eyeball,
+                    points - origin,
+                    rigid - origin,
+                    target,
+                    side,
+                    self.portrait.pose.scale,
+                    self._grid.softness,
                 )
 
     def _draw_mouth(
-        self, canvas: np.ndarray, points: np.ndarray, shape: np.ndarray, head: head_turn.HeadMove
+        self,
+        canvas: np.ndarray,
+        points: np.ndarray,
+        shape: np.ndarray,
+        target: TargetExpression,
+        head: head_turn.HeadMove,
     ) -> None:
         frame = self._skull_frame(head)
         frame[:, 2] -= self._grid.origin
+        local = points - self._grid.origin
         moved = np.abs(shape[_INNER_LIPS] - self._shape[_INNER_LIPS]).max() / mouth_width(self._shape)
-        draw_mouth_interior(
-            canvas, self.portrait.frame, self._mouth, points - self._grid.origin, shape, frame, float(moved)
-        )
+        draw_mouth_interior(canvas, self._mouth, local, shape, frame, float(moved), target.lip_rounding)
+        if self._is_open:
+            reach = LIP_SEAM_REACH * self.portrait.pose.scale + 2 * self._grid.softness
+            draw_lip_seam(canvas, self._mouth, local, target.lip_seal, reach)
 
 
-def _basis_with_rings() -> np.ndarray:
-    """Return (52, N, 3) float32: the blendshape basis over face, irises (still) and rings."""
+def _whole_basis(rings: head_turn.RingLayout) -> np.ndarray:
+    """Return (52, N, 3) float32: the blendshape basis over face, irises (still), rings and lid margins (set later)."""
     face = displacement_basis()
-    count = LANDMARK_COUNT - MESH_POINT_COUNT
-    irises = np.zeros((len(face), count, 3), np.float32)
-    rings = [face[:, list(FACE_OVAL)] * weight for weight in head_turn.RING_EXPRESSION_WEIGHTS]
-    return np.concatenate([face, irises, *rings], axis=1)
+    irises = np.zeros((len(face), LANDMARK_COUNT - MESH_POINT_COUNT, 3), np.float32)
+    margins = np.zeros((len(face), MARGIN_COUNT, 3), np.float32)
+    return np.concatenate([face, irises, head_turn.ring_basis(face, rings), margins], axis=1)
 
 
 def _make_mesh(points: np.ndarray) -> warp.TriangleMesh:
-    """Return the triangles of face and rings that can be drawn in the photo, where they lie, and their layers."""
+    """Return the triangles of face, rings and lids that can be drawn in the photo, where they lie, and their layers."""
     canonical = canonical_face()
-    triangles = np.concatenate([canonical.triangles, head_turn.ring_triangles(LANDMARK_COUNT)])
-    filler = np.zeros((LANDMARK_COUNT - MESH_POINT_COUNT, 3), np.float32)
-    frontal = np.concatenate([canonical.vertices, filler, head_turn.ring_vertices(canonical.vertices)])
-    orientation = np.sign(warp.signed_areas(frontal[:, :2] * _FLIP_Y, triangles)).astype(np.float32)
+    face = canonical.triangles[~lid_strip_triangles(canonical.triangles)]
+    orientation = _orientation(canonical.vertices, face)
+    rings = head_turn.ring_triangles(LANDMARK_COUNT)
+    lids = margin_triangles(len(points) - MARGIN_COUNT)
+    triangles = np.concatenate([face, rings, lids])
+    outward = [np.full(len(rings), head_turn.RING_ORIENTATION), np.full(len(lids), LID_ORIENTATION)]
+    orientation = np.concatenate([orientation, *outward]).astype(np.float32)
     drawable = warp.drawable_in_photo(warp.signed_areas(points, triangles), orientation)
+    layers = np.concatenate([_layers(face), np.ones(len(rings)), np.full(len(lids), 2)])
     return warp.TriangleMesh(
         triangles=triangles[drawable],
         orientation=orientation[drawable],
-        layer=_layers(triangles[drawable]),
+        layer=layers[drawable].astype(np.float32),
         source=points.astype(np.float32),
     )
+
+
+def _orientation(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Return (T,) the sign of each canonical triangle's area when the face looks at the camera, y down."""
+    return np.sign(warp.signed_areas(vertices[:, :2] * _FLIP_Y, triangles))
 
 
 def _layers(triangles: np.ndarray) -> np.ndarray:

@@ -12,7 +12,17 @@ import cv2
 import numpy as np
 
 from ..face.topology import LIPS_LOWER_INNER, LIPS_UPPER_INNER
-from .curves import blend, bounding_window, fit_affine, opening_outline, outline_mask
+from .curves import (
+    blend,
+    bounding_window,
+    continued,
+    fit_affine,
+    heal_line,
+    line_mask,
+    opening_outline,
+    outline_mask,
+    smooth_curve,
+)
 from .displacement import smoothstep
 from .lips import mouth_width
 
@@ -25,24 +35,41 @@ OWN_INTERIOR_FADE = 0.03
 OWN_INTERIOR_INSET = 0.02
 OWN_INTERIOR_FEATHER = 0.025
 
-TEETH_LENGTH = 0.34
+TEETH_LENGTH = 0.32
 """Centimetres of upper teeth below the resting lip line, at most."""
 TEETH_SHARE_OF_GAP = 0.40
 TEETH_HALF_WIDTH = 0.80
 TEETH_ARCH = 0.22
-TEETH_DIMMING = 0.92
+TEETH_HIDDEN_BY_ROUNDING = 0.9
+"""How much of the teeth rounded lips (u, o, sh) hide: they stand away from them."""
+LIP_SHADOW_ON_TEETH = 0.5
+LIP_SHADOW_REACH = 0.30
+"""Centimetres below the upper lip over which its shadow on the teeth fades."""
 TOOTH_LINE_STRENGTH = 0.16
 TOOTH_WIDTH = 0.85
 """Centimetres of a middle incisor."""
 LOWER_TEETH_FROM = (0.22, 0.34)
 LOWER_TEETH_LENGTH = 0.22
-TEETH_STRENGTH = (0.15, 0.65)
+TEETH_STRENGTH = (0.06, 0.80)
 SKIN_SATURATION = (0.10, 0.28)
-"""Below the first a face is stone or a drawing, which has a dark cavity and no white teeth."""
-CAVITY_TINT = (6.0, 2.0, 2.0)
-RIM_WIDTH = 0.06
-RIM_DARKNESS = 0.38
+"""Below the first a face is grey stone or a drawing, which has a dark cavity and no white teeth."""
+LIP_HUE_STEP = (0.008, 0.028)
+"""Change of colour shares from skin to lips: below the first the lips are carved."""
+FLESH = (118.0, 44.0, 40.0)
+"""Colour of the inside of a mouth in full light, mixed into pale lips of living faces."""
+CAVITY_DARKNESS = 0.15
+RIM_WIDTH = 0.07
+RIM_LIP_SHARE = 0.42
+"""Along the lips the inside turns to their own wet flesh, this dark."""
 SIDE_DARKNESS = 0.5
+SEAM_DARKNESS = 0.55
+SEAM_STRENGTH = 0.7
+SEAM_WIDTH = 0.09
+
+OWN_ABOVE = 0.10
+"""Mouth widths above an open photo's inner lip over which its teeth are continued, for a lip that rises."""
+GRAIN_LIMIT = 3.0
+GRAIN_IN_THE_DARK = 0.7
 GRAIN_SEED = 20240917
 GRAIN_TILE = 256
 
@@ -55,23 +82,25 @@ _LIP_BODY = (0, 17, 37, 267, 84, 314, 11, 16, 72, 302, 85, 315)
 class MouthInterior:
     """What a photo says about the inside of its mouth.
 
-    lip, skin, tooth: (3,) float32 colours 0..255. teeth_strength: 0..1.
+    lip, skin, tooth, flesh: (3,) float32 colours 0..255. teeth_strength: 0..1.
     seam: (3,) polynomial coefficients of the resting upper lip line, y(x) in canonical centimetres.
     half_width: canonical centimetres. rest_frame: (2, 3) affine from canonical (x, y) at the lips to the picture.
     grain: (GRAIN_TILE, GRAIN_TILE) float32 noise as strong as the photo's own.
-    own: (h, w) float32 0..1, where the photo's own open mouth shows its inside; `own_origin` is its corner (x, y).
-        None for a closed mouth.
+    own: (h, w) float32 0..1, where the photo's own open mouth shows its inside, None for a closed mouth;
+        own_texture: (h, w, 3) uint8, that inside, continued under the upper lip; own_origin: their corner (x, y).
     """
 
     lip: np.ndarray
     skin: np.ndarray
     tooth: np.ndarray
+    flesh: np.ndarray
     teeth_strength: float
     seam: np.ndarray
     half_width: float
     rest_frame: np.ndarray
     grain: np.ndarray
     own: np.ndarray | None
+    own_texture: np.ndarray | None
     own_origin: tuple[int, int]
 
 
@@ -86,39 +115,53 @@ def make_mouth_interior(
     radius = 0.05 * mouth_width(points)
     lip = _median_colour(picture, points[list(_LIP_BODY)], radius)
     skin = _median_colour(picture, points[list(_CHEEKS_AND_CHIN)], 2 * radius)
-    brightest, darkest = float(skin.max()), float(skin.min())
-    saturation = (brightest - darkest) / max(brightest, 1.0)
-    low, span = TEETH_STRENGTH
-    grey = np.full(3, np.clip(70 + 0.75 * skin.mean(), 90, 215), np.float32)
-    own, own_origin = _own_interior(picture, points) if is_open else (None, (0, 0))
+    life = _liveliness(skin, lip)
+    grey = np.full(3, np.clip(90 + 0.72 * skin.mean(), 90, 220), np.float32)
+    low, high = TEETH_STRENGTH
+    own, texture, origin = _own_interior(picture, points) if is_open else (None, None, (0, 0))
+    flesh = np.array(FLESH, np.float32) * (0.35 + 0.65 * skin.mean() / 170)
     return MouthInterior(
         lip=lip,
         skin=skin,
-        tooth=(0.55 * skin + 0.45 * grey) * TEETH_DIMMING,
-        teeth_strength=low + span * float(smoothstep(*SKIN_SATURATION, saturation)),
+        tooth=0.42 * skin + 0.58 * grey,
+        flesh=lip + (0.5 * lip + 0.5 * flesh - lip) * life,
+        teeth_strength=low + (high - low) * life,
         seam=np.polyfit(shape[_UPPER, 0], shape[_UPPER, 1], 2).astype(np.float32),
         half_width=mouth_width(shape) / 2,
         rest_frame=rest_frame,
         grain=_grain(picture, points[list(_CHEEKS_AND_CHIN)], 3 * radius),
         own=own,
-        own_origin=own_origin,
+        own_texture=texture,
+        own_origin=origin,
     )
+
+
+def _liveliness(skin: np.ndarray, lip: np.ndarray) -> float:
+    """Return 0 for carved or colourless faces to 1 for living and painted ones.
+
+    A statue's lips have the colour of its skin, and marble or a drawing has no colour at all.
+    """
+    brightest, darkest = float(skin.max()), float(skin.min())
+    saturation = (brightest - darkest) / max(brightest, 1.0)
+    hue_step = float(np.abs(lip / max(lip.sum(), 1.0) - skin / max(skin.sum(), 1.0)).sum())
+    return float(smoothstep(*SKIN_SATURATION, saturation) * smoothstep(*LIP_HUE_STEP, hue_step))
 
 
 def draw_mouth_interior(
     canvas: np.ndarray,
-    picture: np.ndarray,
     mouth: MouthInterior,
     points: np.ndarray,
     shape: np.ndarray,
     frame: np.ndarray,
     own_motion: float,
+    rounding: float,
 ) -> None:
     """Lay the inside of the mouth over the warped canvas (h, w, 3) uint8, in place.
 
     points: (N, 2) moved mesh in canvas pixels; shape: (N, 3) moved face in canonical centimetres, lips settled.
     frame: (2, 3) affine from canonical (x, y) at the lips to the canvas, moved by the head alone.
     own_motion: how far the inner lips moved from the photo's, in mouth widths; 0 leaves an open photo as it is.
+    rounding: 0..1, how much the lips are pursed away from the teeth.
     """
     width = mouth_width(points)
     gap = float((shape[_UPPER, 1] - shape[_LOWER, 1]).max())
@@ -130,10 +173,11 @@ def draw_mouth_interior(
     if strength <= 0 or window is None:
         return
     mask = outline_mask(opening_outline(upper, lower), window, MASK_BLUR * width)
-    layer = _painted(mouth, window, shape, frame, gap)
-    layer *= _rim_shade(mask, width)[..., None]
+    layer = _painted(mouth, window, shape, frame, gap, rounding)
     if mouth.own is not None:
-        layer = _with_own_interior(layer, picture, mouth, window, frame)
+        layer = _with_own_interior(layer, mouth, window, frame)
+    rim = _nearness_to_lips(mask, width)
+    _mix(layer, mouth.flesh * RIM_LIP_SHARE, rim * 0.85)
     layer += _tiled(mouth.grain, window)[..., None]
     blend(canvas, window, layer, mask * strength)
 
@@ -144,28 +188,42 @@ def _painted(
     shape: np.ndarray,
     frame: np.ndarray,
     gap: float,
+    rounding: float,
 ) -> np.ndarray:
     """Return the painted inside over a window, float32 (h, w, 3): cavity, tongue, teeth, darker to the sides."""
     x, y = _canonical_coordinates(frame, window)
     across = x * np.float32(1 / mouth.half_width)
-    opening = gap / (2 * mouth.half_width)
     floor = float(shape[_LOWER[5], 1])
     colour = np.empty((*x.shape, 3), np.float32)
-    colour[:] = 0.16 * mouth.lip + np.array(CAVITY_TINT, np.float32)
-    _mix(colour, (0.55 * mouth.lip + 0.08 * mouth.skin) * 0.75, _tongue(across, y, floor, gap))
-    sides = 1 - smoothstep(TEETH_HALF_WIDTH - 0.15, TEETH_HALF_WIDTH + 0.12, np.abs(across))
-    teeth = mouth.teeth_strength * sides
-    lines = 1 - TOOTH_LINE_STRENGTH * _tooth_lines(x)
-    line = np.polyval(mouth.seam, x)
-    edge = line - min(TEETH_LENGTH, TEETH_SHARE_OF_GAP * gap) + TEETH_ARCH * across**2
-    _mix(colour, mouth.tooth, teeth * lines * smoothstep(-0.035, 0.035, y - edge))
-    lower_share = float(smoothstep(*LOWER_TEETH_FROM, opening))
-    if lower_share > 0:
-        top = floor + LOWER_TEETH_LENGTH * (1 - across**2)
-        below = smoothstep(-0.04, 0.04, top - y)
-        _mix(colour, mouth.tooth * 0.72, 0.7 * lower_share * teeth * lines * below)
+    colour[:] = CAVITY_DARKNESS * mouth.flesh
+    _mix(colour, 0.52 * mouth.flesh + 0.05 * mouth.skin, 0.8 * _tongue(across, y, floor, gap))
+    _paint_teeth(colour, mouth, x, y, shape, gap, rounding)
     colour *= (1 - SIDE_DARKNESS * smoothstep(0.45, 1.0, np.abs(across)))[..., None]
     return colour
+
+
+def _paint_teeth(
+    colour: np.ndarray,
+    mouth: MouthInterior,
+    x: np.ndarray,
+    y: np.ndarray,
+    shape: np.ndarray,
+    gap: float,
+    rounding: float,
+) -> None:
+    """Paint the upper teeth, and the lower ones of a wide mouth, in place; x, y canonical centimetres (h, w)."""
+    across = x * np.float32(1 / mouth.half_width)
+    sides = 1 - smoothstep(TEETH_HALF_WIDTH - 0.2, TEETH_HALF_WIDTH + 0.12, np.abs(across))
+    teeth = mouth.teeth_strength * sides * (1 - TEETH_HIDDEN_BY_ROUNDING * rounding)
+    teeth = teeth * (1 - TOOTH_LINE_STRENGTH * _tooth_lines(x))
+    edge = np.polyval(mouth.seam, x) - min(TEETH_LENGTH, TEETH_SHARE_OF_GAP * gap) + TEETH_ARCH * across**2
+    lip = np.polyval(np.polyfit(shape[_UPPER, 0], shape[_UPPER, 1], 2), x)
+    shaded = 1 - LIP_SHADOW_ON_TEETH * (1 - smoothstep(0.0, LIP_SHADOW_REACH, lip - y))
+    _mix(colour, mouth.tooth, teeth * shaded * smoothstep(-0.045, 0.045, y - edge))
+    lower_share = float(smoothstep(*LOWER_TEETH_FROM, gap / (2 * mouth.half_width)))
+    if lower_share > 0:
+        top = float(shape[_LOWER[5], 1]) + LOWER_TEETH_LENGTH * (1 - across**2)
+        _mix(colour, mouth.tooth * 0.6, 0.7 * lower_share * teeth * smoothstep(-0.05, 0.05, top - y))
 
 
 def _mix(colour: np.ndarray, other: np.ndarray, weight: np.ndarray) -> None:
@@ -185,10 +243,10 @@ def _tooth_lines(x: np.ndarray) -> np.ndarray:
     return 1 - smoothstep(0.0, 0.09, phase)
 
 
-def _rim_shade(mask: np.ndarray, width: float) -> np.ndarray:
-    """Return (h, w): darker along the lips, which stand before the mouth's inside."""
+def _nearness_to_lips(mask: np.ndarray, width: float) -> np.ndarray:
+    """Return (h, w): 1 on the lips' inner edge, falling to 0 at RIM_WIDTH mouth widths from it."""
     distance = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
-    return 1 - RIM_DARKNESS * (1 - smoothstep(0.0, max(RIM_WIDTH * width, 1.0), distance))
+    return 1 - smoothstep(0.0, max(RIM_WIDTH * width, 1.5), distance)
 
 
 def _canonical_coordinates(
@@ -205,22 +263,16 @@ def _canonical_coordinates(
 
 
 def _with_own_interior(
-    layer: np.ndarray,
-    picture: np.ndarray,
-    mouth: MouthInterior,
-    window: tuple[int, int, int, int],
-    frame: np.ndarray,
+    layer: np.ndarray, mouth: MouthInterior, window: tuple[int, int, int, int], frame: np.ndarray
 ) -> np.ndarray:
     """Return the layer with the photo's own teeth over it, moved rigidly with the skull."""
     left, top, right, bottom = window
     to_photo = _composed(mouth.rest_frame, cv2.invertAffineTransform(frame.astype(np.float64)))
     to_photo = _composed(to_photo, np.array([[1, 0, left], [0, 1, top]], np.float64))
+    to_photo -= np.array([[0, 0, mouth.own_origin[0]], [0, 0, mouth.own_origin[1]]])
     size, flags = (right - left, bottom - top), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    own = cv2.warpAffine(
-        picture, to_photo, size, flags=flags | cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    )
-    to_mask = to_photo - np.array([[0, 0, mouth.own_origin[0]], [0, 0, mouth.own_origin[1]]])
-    weight = cv2.warpAffine(mouth.own, to_mask, size, flags=flags)
+    own = cv2.warpAffine(mouth.own_texture, to_photo, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    weight = cv2.warpAffine(mouth.own, to_photo, size, flags=flags)
     return layer + (own - layer) * weight[..., None]
 
 
@@ -229,18 +281,47 @@ def _composed(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
     return (np.vstack([outer, [0, 0, 1]]) @ np.vstack([inner, [0, 0, 1]]))[:2].astype(np.float64)
 
 
-def _own_interior(picture: np.ndarray, points: np.ndarray) -> tuple[np.ndarray | None, tuple[int, int]]:
-    """Return (mask, its corner): where an open photo shows the inside of its mouth, inset and feathered."""
+def _own_interior(
+    picture: np.ndarray, points: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None, tuple[int, int]]:
+    """Return (weight, texture, their corner): an open photo's own inside, inset, feathered, continued upwards."""
     width = mouth_width(points)
-    outline = opening_outline(points[_UPPER], points[_LOWER])
-    window = bounding_window(outline, 4 + 3 * OWN_INTERIOR_FEATHER * width, picture.shape[1::-1])
+    upper, lower = points[_UPPER], points[_LOWER]
+    window = bounding_window(np.concatenate([upper, lower]), 4 + 0.15 * width, picture.shape[1::-1])
     if window is None:
-        return None, (0, 0)
-    inside = (outline_mask(outline, window, 0.0) > 0.5).astype(np.uint8)
-    distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)
+        return None, None, (0, 0)
+    left, top, right, bottom = window
+    inside = (outline_mask(opening_outline(upper, lower), window, 0.0) > 0.5).astype(np.uint8)
+    across = (upper[-1] - upper[0]) / width
+    raised = upper + OWN_ABOVE * width * np.array([across[1], -across[0]]) * np.sign(across[0])
+    extended = (outline_mask(opening_outline(raised, lower), window, 0.0) > 0.5).astype(np.uint8)
+    extended |= inside
     inset = OWN_INTERIOR_INSET * width
-    soft = smoothstep(inset * 0.5, inset + OWN_INTERIOR_FEATHER * width, distance)
-    return soft.astype(np.float32), window[:2]
+    sure = (cv2.distanceTransform(inside, cv2.DIST_L2, 3) > inset).astype(np.uint8)
+    if not sure.any():
+        return None, None, (0, 0)
+    texture = continued(picture[top:bottom, left:right], sure)
+    distance = cv2.distanceTransform(extended, cv2.DIST_L2, 3)
+    weight = smoothstep(inset * 0.5, inset + OWN_INTERIOR_FEATHER * width, distance)
+    return weight.astype(np.float32), np.rint(texture).astype(np.uint8), window[:2]
+
+
+def draw_lip_seam(
+    canvas: np.ndarray, mouth: MouthInterior, points: np.ndarray, seal: float, reach: float
+) -> None:
+    """Close the seam between sealed lips of an open photo, where its teeth would shine through, in place.
+
+    points: (N, 2) moved mesh in canvas pixels; seal: 0..1; reach: pixels over which the warp is soft.
+    """
+    line = smooth_curve((points[_UPPER] + points[_LOWER]) / 2)[2:-2]
+    window = bounding_window(line, 3 + 2.5 * reach, canvas.shape[1::-1])
+    if seal <= 0 or window is None:
+        return
+    across = points[_UPPER[-1]] - points[_UPPER[0]]
+    across = across / max(float(np.linalg.norm(across)), 1e-6)
+    heal_line(canvas, window, line, np.array([-across[1], across[0]]), reach, seal)
+    weight = line_mask(line, window, SEAM_WIDTH * mouth_width(points) * 0.3) * (SEAM_STRENGTH * seal)
+    blend(canvas, window, np.broadcast_to(SEAM_DARKNESS * mouth.lip, (*weight.shape, 3)), weight)
 
 
 def _median_colour(picture: np.ndarray, points: np.ndarray, radius: float) -> np.ndarray:
@@ -263,7 +344,7 @@ def _grain(picture: np.ndarray, points: np.ndarray, radius: float) -> np.ndarray
     for square in _squares(picture, points, max(3, round(radius))):
         grey = square.mean(axis=2).astype(np.float32)
         residues.append(np.median(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 1.2))) / 0.6745)
-    strength = float(np.clip(np.median(residues), 0.0, 6.0))
+    strength = float(np.clip(np.median(residues), 0.0, GRAIN_LIMIT)) * GRAIN_IN_THE_DARK
     noise = np.random.default_rng(GRAIN_SEED).standard_normal((GRAIN_TILE, GRAIN_TILE)).astype(np.float32)
     soft = cv2.GaussianBlur(noise, (0, 0), 0.6, borderType=cv2.BORDER_REFLECT)
     return soft * (strength / float(soft.std()))

@@ -34,7 +34,7 @@ class WarpGrid:
     step: picture pixels between samples.
     shape: (rows, columns) of samples.
     region: (height, width) of the warped region in picture pixels.
-    inside: (rows, columns) float32, 1 where the picture may move, times the guard at the picture's edges.
+    inside: (rows, columns, 2) float32, 1 where the picture may move, times the guard at the picture's edges.
     moving: (height, width) bool, the pixels of the region that may change.
     base: (height, width, 2) float32, each pixel's own (x, y) in the picture.
     """
@@ -52,6 +52,16 @@ class WarpGrid:
         """Rows and columns of the region in the picture."""
         x, y = self.origin
         return slice(y, y + self.region[0]), slice(x, x + self.region[1])
+
+    @property
+    def blur_sigma(self) -> float:
+        """Samples by which the map is blurred: the antialiasing of silhouettes."""
+        return max(0.6, 1.2 / self.step)
+
+    @property
+    def softness(self) -> float:
+        """The same in picture pixels."""
+        return self.blur_sigma * self.step
 
     def to_samples(self, points: np.ndarray) -> np.ndarray:
         """Return picture points (N, 2) in sample units."""
@@ -92,7 +102,13 @@ def make_grid(outline: np.ndarray, face_width: float, face_height: float, size: 
     moving = _filled(outline, low, 1, region).astype(bool)
     rows, columns = np.mgrid[low[1] : high[1], low[0] : high[0]].astype(np.float32)
     return WarpGrid(
-        low, step, shape, region, inside[..., None].astype(np.float32), moving, np.dstack([columns, rows])
+        low,
+        step,
+        shape,
+        region,
+        np.repeat(inside[..., None], 2, axis=2).astype(np.float32),
+        moving,
+        np.dstack([columns, rows]),
     )
 
 
@@ -138,8 +154,8 @@ def source_displacement(
     identifiers = _rasterised(samples, mesh.triangles[order], grid.shape)
     displacement = _evaluated(affines, identifiers)
     _fill_holes(displacement, (identifiers == len(order)) & (grid.inside[..., 0] > 0))
-    sigma = max(0.6, 1.2 / grid.step)
-    return cv2.GaussianBlur(displacement, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE) * grid.inside
+    soft = cv2.GaussianBlur(displacement, (0, 0), grid.blur_sigma, borderType=cv2.BORDER_REPLICATE)
+    return cv2.multiply(soft, grid.inside, dst=soft)
 
 
 def _affines_in_draw_order(
