@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 
+from ..media_container import is_cover_picture, open_media, stream_kinds
 from ..types import frozen_array
 
 logger = logging.getLogger(__name__)
@@ -81,33 +82,14 @@ def decode_sound(path: str | os.PathLike[str]) -> Sound:
     that is not sound or video, has no sound, 0 samples, or NaN or infinite samples.
     """
     path = Path(path)
-    with _opened(path) as container:
+    with open_media(path) as container:
         if not container.streams.audio:
-            raise ValueError(f"{path} has no sound: its streams are {_stream_kinds(container)}")
+            raise ValueError(f"{path} has no sound: its streams are {stream_kinds(container)}")
         waveform, sample_rate = _decode_stream(container, container.streams.audio[0], path)
     try:
         return Sound(waveform, sample_rate)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _opened(path: Path) -> av.container.InputContainer:
-    """Return the open container, or raise what is wrong with the path or the file."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, expected a sound or video file")
-    with open(path, "rb"):  # the system's own error for a missing or forbidden file
-        pass
-    try:
-        return av.open(str(path), metadata_errors="replace")
-    except av.error.FFmpegError as error:
-        raise ValueError(
-            f"{path} is not a sound or video file that can be read ({error.strerror}); "
-            "convert it to wav, flac, mp3 or mp4"
-        ) from error
-
-
-def _stream_kinds(container: av.container.InputContainer) -> str:
-    return ", ".join(str(stream.type) for stream in container.streams) or "none"
 
 
 def _decode_stream(
@@ -130,7 +112,7 @@ def _decode_stream(
         pieces.append(piece)
     if not pieces:
         raise ValueError(f"{path} has a sound stream with 0 samples")
-    waveform = np.concatenate(pieces, axis=1)
+    waveform = np.concatenate(pieces, axis=1)[:, : _edited_length(container, stream)]
     return _aligned(waveform, sample_rate, start, _picture_start(container)), sample_rate
 
 
@@ -170,11 +152,20 @@ def _to_float(frame: av.AudioFrame) -> np.ndarray:
     return (samples / full_scale).astype(np.float32)
 
 
+def _edited_length(container: av.container.InputContainer, stream: av.AudioStream) -> int | None:
+    """Return how many samples an mp4's edit list keeps; None for other formats.
+
+    The codec's last block is padded, and the decoder does not drop the padding by itself.
+    """
+    if "mp4" not in container.format.name or not stream.duration or not stream.rate:
+        return None
+    return max(1, round(stream.duration * Fraction(stream.time_base) * stream.rate))
+
+
 def _picture_start(container: av.container.InputContainer) -> float | None:
     """Return when the first picture starts in seconds; None without moving pictures."""
     for stream in container.streams.video:
-        still = stream.disposition & stream.disposition.__class__.attached_pic
-        if not still and stream.start_time is not None:
+        if not is_cover_picture(stream) and stream.start_time is not None:
             return float(stream.start_time * Fraction(stream.time_base))
     return None
 
