@@ -1,4 +1,4 @@
-"""Shared inputs of the tests. Real portraits and clips live outside the repository; tests skip without them."""
+"""Shared inputs of the tests. Real portraits and clips live outside the repository; tests skip without."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real portraits, speech and driving video: ../shared/data or TALKING_PORTRAIT_TEST_DATA."""
+    """Real portraits, speech and driving video: ../shared/data or TALKING_PORTRAIT_TEST_DATA."""
     folder = Path(os.environ.get("TALKING_PORTRAIT_TEST_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(

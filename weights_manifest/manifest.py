@@ -91,6 +91,8 @@ class WeightRow:
 
 def parse_row(content: Mapping[str, Any]) -> WeightRow:
     """Return a manifest row from its JSON object. Raises ValueError for unknown or missing fields."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"a manifest row is an object, got {content!r}")
     known = {field.name for field in fields(WeightRow)}
     label = content.get("name", "without a name")
     for problem, names in (("has unknown", set(content) - known), ("lacks the", known - set(content))):

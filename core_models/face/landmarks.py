@@ -126,6 +126,8 @@ def _from_json(content: dict) -> FaceLandmarks:
     blendshapes = content.get("blendshapes")
     size = content.get("picture_size")
     presence = float(content.get("presence", 1.0))
+    if blendshapes is not None and not isinstance(blendshapes, dict):
+        raise ValueError("blendshapes must be an object of ARKit names and values")
     if not (math.isfinite(presence) and 0 <= presence <= 1):
         raise ValueError(f"presence is {presence}, expected 0..1")
     if size is not None and (len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size)):

@@ -1,0 +1,108 @@
+"""Face, mouth and motion masks."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from talking_portrait.core_models.face.masks import face_mask, masks_of_frames, motion_mask, mouth_mask
+
+SIZE = (512, 512)
+
+
+@pytest.fixture
+def points(astronaut_landmarks):
+    return astronaut_landmarks.landmarks
+
+
+def polygon_area(points):
+    x, y = points[:, 0].astype(float), points[:, 1].astype(float)
+    return abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+
+
+def test_face_mask_covers_the_oval(points):
+    from talking_portrait.core_models.face.topology import FACE_OVAL
+
+    mask = face_mask(points, SIZE)
+    assert mask.shape == (512, 512)
+    assert mask.dtype == np.float32
+    oval = points[list(FACE_OVAL), :2]
+    # The raster counts the pixels the contour passes through, half a pixel more all around.
+    perimeter = np.linalg.norm(np.diff(oval, axis=0, append=oval[:1]), axis=1).sum()
+    assert mask.sum() == pytest.approx(polygon_area(oval) + perimeter / 2, rel=0.03)
+    nose = np.rint(points[1, :2]).astype(int)
+    assert mask[nose[1], nose[0]] == 1
+    assert mask[5, 5] == 0
+
+
+def test_mouth_lies_in_the_face_and_motion_is_the_rest(points):
+    face, mouth, motion = (draw(points, SIZE, 3, 5) for draw in (face_mask, mouth_mask, motion_mask))
+    assert (mouth <= face).all()
+    np.testing.assert_allclose(motion, face - mouth, atol=1e-6)
+    lip = np.rint(points[13, :2]).astype(int)
+    assert motion[lip[1], lip[0]] == 0
+    assert 0.03 < mouth.sum() / face.sum() < 0.3
+
+
+@settings(deadline=None, max_examples=30)
+@given(grow=st.floats(0, 30), feather=st.floats(0, 30))
+def test_range_and_reach(astronaut_landmarks, grow, feather):
+    """Values stay in 0..1; within the grown contour 1; beyond the feather 0."""
+    import cv2
+
+    mask = mouth_mask(astronaut_landmarks.landmarks, SIZE, grow, feather)
+    assert mask.min() >= 0
+    assert mask.max() <= 1
+    distance = cv2.distanceTransform(
+        (mouth_mask(astronaut_landmarks.landmarks, SIZE) < 0.5).astype(np.uint8), 2, 5
+    )
+    assert (mask[distance > grow + feather + 2] == 0).all()
+    if grow > 2:
+        assert (mask[distance < grow - 1.5] == 1).all()
+
+
+@pytest.mark.parametrize("draw", [face_mask, mouth_mask])
+def test_growing_never_takes_away(points, draw):
+    masks = [draw(points, SIZE, grow, 4) for grow in (-4, 0, 4, 8)]
+    for smaller, larger in itertools.pairwise(masks):
+        assert (larger >= smaller - 1e-6).all()
+        assert larger.sum() > smaller.sum()
+
+
+def test_feather_is_smooth(points):
+    """No step from pixel to pixel is larger than the soft edge allows."""
+    mask = face_mask(points, SIZE, 0, 20)
+    assert np.abs(np.diff(mask, axis=0)).max() < 2.5 / 20
+    assert np.abs(np.diff(mask, axis=1)).max() < 2.5 / 20
+
+
+def test_face_outside_the_picture_gives_an_empty_mask(points):
+    moved = points + np.array([2000, 0, 0], np.float32)
+    assert face_mask(moved, SIZE, 5, 5).max() == 0
+
+
+def test_face_over_the_border_is_cut_not_faded(points):
+    """At the picture's edge the mask stays 1: the border is not the face's outline."""
+    moved = points - np.array([points[:, 0].mean(), 0, 0], np.float32)
+    mask = face_mask(moved, SIZE, 0, 10)
+    row = int(moved[1, 1])
+    assert mask[row, 0] == 1
+
+
+def test_masks_of_frames_follow_the_landmarks(points):
+    frames = [points, points + np.array([40, 10, 0], np.float32)]
+    masks = masks_of_frames("mouth", frames, SIZE, 2, 3)
+    assert masks.shape == (2, 512, 512)
+    np.testing.assert_allclose(masks[1, 10:, 40:], masks[0, :-10, :-40], atol=1e-6)
+
+
+def test_bad_requests_are_refused(points):
+    with pytest.raises(ValueError, match="nose"):
+        masks_of_frames("nose", [points], SIZE)
+    with pytest.raises(ValueError, match="no frames"):
+        masks_of_frames("face", [], SIZE)
+    with pytest.raises(ValueError, match="feather_px -1"):
+        face_mask(points, SIZE, 0, -1)
+    with pytest.raises(ValueError, match="no pixels"):
+        face_mask(points, (0, 10))

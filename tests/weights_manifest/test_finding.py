@@ -1,0 +1,129 @@
+"""Where weights are looked for, in which order, and what is said when they are nowhere."""
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from talking_portrait.runtime import weights
+from talking_portrait.runtime.weights import WeightNotFoundError, fetch_weight, find_weight
+from talking_portrait.weights_manifest.manifest import weight_row
+
+SIZE = weight_row("face_landmarker").bytes
+
+
+def put(folder, name="face_landmarker.task", size=SIZE):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+@pytest.fixture
+def empty_machine(tmp_path, monkeypatch):
+    """Nothing installed: no ComfyUI, no variable, an empty cache."""
+    monkeypatch.delenv("TALKING_PORTRAIT_MODELS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.delitem(sys.modules, "folder_paths", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def comfyui(empty_machine, monkeypatch):
+    """ComfyUI's folder_paths with an extra models path for one kind."""
+    extra = empty_machine / "extra" / "mediapipe"
+    module = types.ModuleType("folder_paths")
+    module.models_dir = str(empty_machine / "ComfyUI" / "models")
+    module.folder_names_and_paths = {"mediapipe": ([str(extra)], set())}
+    module.get_folder_paths = lambda kind: module.folder_names_and_paths[kind][0]
+    monkeypatch.setitem(sys.modules, "folder_paths", module)
+    monkeypatch.setitem(sys.modules, "comfy.model_management", types.ModuleType("comfy.model_management"))
+    return module
+
+
+def test_nowhere(empty_machine):
+    with pytest.raises(WeightNotFoundError) as error:
+        find_weight("face_landmarker")
+    message = str(error.value)
+    for part in (
+        "face_landmarker.task",
+        str(weights.user_models_folder()),
+        "https://",
+        "download_if_missing",
+    ):
+        assert part in message
+
+
+def test_order_of_the_places(comfyui, empty_machine, monkeypatch):
+    """Cache, then variable, then ComfyUI's own folder, then its extra path: each later one wins."""
+    variable = empty_machine / "mine"
+    monkeypatch.setenv("TALKING_PORTRAIT_MODELS", str(variable))
+    for folder in (
+        weights.user_models_folder(),
+        variable,
+        empty_machine / "ComfyUI" / "models" / "mediapipe",
+        empty_machine / "extra" / "mediapipe",
+    ):
+        path = put(folder)
+        assert find_weight("face_landmarker") == path
+    explicit = put(empty_machine / "elsewhere", "renamed.task", 10)
+    assert find_weight("face_landmarker", explicit) == explicit
+
+
+def test_several_folders_and_subfolders_in_the_variable(empty_machine, monkeypatch):
+    import os
+
+    monkeypatch.setenv(
+        "TALKING_PORTRAIT_MODELS", os.pathsep.join([str(empty_machine / "a"), str(empty_machine / "b")])
+    )
+    path = put(empty_machine / "b" / "mediapipe")
+    assert find_weight("face_landmarker") == path
+
+
+def test_names_of_other_packs(comfyui, empty_machine):
+    path = put(empty_machine / "extra" / "mediapipe", "face_landmarker_v2_with_blendshapes.task")
+    assert find_weight("face_landmarker") == path
+
+
+def test_cut_off_file_is_not_taken(empty_machine, monkeypatch):
+    monkeypatch.setenv("TALKING_PORTRAIT_MODELS", str(empty_machine / "a"))
+    put(empty_machine / "a", size=1000)
+    with pytest.raises(WeightNotFoundError, match=f"1000 bytes instead of {SIZE}"):
+        find_weight("face_landmarker")
+    whole = put(weights.user_models_folder())
+    assert find_weight("face_landmarker") == whole
+
+
+def test_explicit_folder_and_missing_explicit(empty_machine):
+    path = put(empty_machine / "a")
+    assert find_weight("face_landmarker", empty_machine / "a") == path
+    with pytest.raises(WeightNotFoundError, match=r"no file .*none\.task"):
+        find_weight("face_landmarker", empty_machine / "none.task")
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match="'face'"):
+        find_weight("face")
+
+
+def test_fetching_goes_where_finding_looks(empty_machine, monkeypatch):
+    fetched = []
+
+    def fetch_row(row, folder, progress):
+        fetched.append(folder)
+        return put(folder)
+
+    monkeypatch.setattr(weights, "fetch_row", fetch_row)
+    path = fetch_weight("face_landmarker")
+    assert fetched == [weights.user_models_folder()]
+    assert find_weight("face_landmarker") == path
+    assert fetch_weight("face_landmarker") == path
+    assert len(fetched) == 1
+
+
+def test_real_bundle_is_found_through_the_variable(face_bundle, monkeypatch, empty_machine):
+    monkeypatch.setenv("TALKING_PORTRAIT_MODELS", str(face_bundle.parent))
+    assert find_weight("face_landmarker") == face_bundle
