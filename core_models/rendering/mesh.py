@@ -178,12 +178,11 @@ class MeshRenderer:
         points, depth = self._projected(shape, head)
         displacement = warp.source_displacement(self._mesh, points, depth, self._grid)
         source_map = warp.enlarged(displacement, self._grid)
-        picture = self.portrait.frame
-        canvas = warp.resampled(picture, source_map, self.parameters.interpolation == "cubic")
+        canvas = output[self._grid.region_slices]
+        cubic = self.parameters.interpolation == "cubic"
+        warp.resample(self.portrait.frame, source_map, self._grid, cubic, canvas)
         self._draw_eyes(canvas, points, target, head)
         self._draw_mouth(canvas, points, shape, target, head)
-        region = output[self._grid.region_slices]
-        np.copyto(region, canvas, where=self._grid.moving[..., None])
 
     def _moved_shape(self, target: TargetExpression) -> np.ndarray:
         """Return the face and its rings, (N, 3) canonical centimetres, showing an expression."""

@@ -22,6 +22,7 @@ HOLE_FILL_SIGMA = 3.0
 GUARD_SHARE = 0.10
 """Of the face's height: over this distance from the picture's edge the motion fades in."""
 GRID_CELLS_ACROSS_FACE = 90
+BAND_COUNT = 8
 FLIP_TOLERANCE = 0.02
 """Share of a triangle's usual area by which it may be flipped in the photo before it is left out."""
 
@@ -30,13 +31,15 @@ FLIP_TOLERANCE = 0.02
 class WarpGrid:
     """Where the warp happens; constant per photo.
 
-    origin: (2,) int, picture pixel (x, y) of the grid's first sample and of the region's corner.
-    step: picture pixels between samples.
+    origin: (2,) int, picture pixel (x, y) of the region's corner.
+    step: picture pixels between samples; each sample is the middle of a block of step x step pixels.
     shape: (rows, columns) of samples.
     region: (height, width) of the warped region in picture pixels.
     inside: (rows, columns, 2) float32, 1 where the picture may move, times the guard at the picture's edges.
+    fillable: (rows, columns) bool, samples well inside, where a hole must be filled.
     moving: (height, width) bool, the pixels of the region that may change.
     base: (height, width, 2) float32, each pixel's own (x, y) in the picture.
+    bands: (row slice, column slice) of the region, which together hold every moving pixel.
     """
 
     origin: np.ndarray
@@ -44,14 +47,21 @@ class WarpGrid:
     shape: tuple[int, int]
     region: tuple[int, int]
     inside: np.ndarray
+    fillable: np.ndarray
     moving: np.ndarray
     base: np.ndarray
+    bands: tuple[tuple[slice, slice], ...]
 
     @property
     def region_slices(self) -> tuple[slice, slice]:
         """Rows and columns of the region in the picture."""
         x, y = self.origin
         return slice(y, y + self.region[0]), slice(x, x + self.region[1])
+
+    @property
+    def first_sample(self) -> np.ndarray:
+        """(2,) picture coordinates of the first sample."""
+        return self.origin + (self.step - 1) / 2
 
     @property
     def blur_sigma(self) -> float:
@@ -65,7 +75,7 @@ class WarpGrid:
 
     def to_samples(self, points: np.ndarray) -> np.ndarray:
         """Return picture points (N, 2) in sample units."""
-        return (points - self.origin) / np.float32(self.step)
+        return ((points - self.first_sample) / self.step).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -96,38 +106,65 @@ def make_grid(outline: np.ndarray, face_width: float, face_height: float, size: 
         raise ValueError(f"the face lies outside the picture of {width} x {height} pixels")
     step = max(1, round(face_width / GRID_CELLS_ACROSS_FACE))
     region = (int(high[1] - low[1]), int(high[0] - low[0]))
-    shape = (-(-(region[0] - 1) // step) + 1, -(-(region[1] - 1) // step) + 1)
-    guard = _edge_guard(low, step, shape, size, max(GUARD_SHARE * face_height, 1.0))
-    inside = _filled(outline, low, step, shape) * guard
-    moving = _filled(outline, low, 1, region).astype(bool)
+    shape = (-(-region[0] // step), -(-region[1] // step))
+    first = low + (step - 1) / 2
+    filled = _filled(outline, first, step, shape)
+    inside = filled * _edge_guard(first, step, shape, size, max(GUARD_SHARE * face_height, 1.0))
+    moving = _spread_over_pixels(filled, step, region) > 0
     rows, columns = np.mgrid[low[1] : high[1], low[0] : high[0]].astype(np.float32)
     return WarpGrid(
-        low,
-        step,
-        shape,
-        region,
-        np.repeat(inside[..., None], 2, axis=2).astype(np.float32),
-        moving,
-        np.dstack([columns, rows]),
+        origin=low,
+        step=step,
+        shape=shape,
+        region=region,
+        inside=np.repeat(inside[..., None], 2, axis=2).astype(np.float32),
+        fillable=_eroded(filled),
+        moving=moving,
+        base=np.dstack([columns, rows]),
+        bands=_moving_bands(moving),
     )
 
 
-def _filled(outline: np.ndarray, origin: np.ndarray, step: int, shape: tuple[int, int]) -> np.ndarray:
+def _filled(outline: np.ndarray, first: np.ndarray, step: int, shape: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(shape, np.uint8)
-    points = np.round((outline - origin) / step * (1 << SUBPIXEL_BITS)).astype(np.int32)
+    points = np.round((outline - first) / step * (1 << SUBPIXEL_BITS)).astype(np.int32)
     cv2.fillPoly(mask, [points], 1, cv2.LINE_8, SUBPIXEL_BITS)
     return mask.astype(np.float32)
 
 
+def _eroded(filled: np.ndarray) -> np.ndarray:
+    kernel = np.ones((5, 5), np.uint8)
+    return cv2.erode(filled, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+
+
 def _edge_guard(
-    origin: np.ndarray, step: int, shape: tuple[int, int], size: tuple[int, int], reach: float
+    first: np.ndarray, step: int, shape: tuple[int, int], size: tuple[int, int], reach: float
 ) -> np.ndarray:
     """Return (rows, columns): 0 on the picture's edges to 1 at `reach` pixels from them."""
-    x = origin[0] + step * np.arange(shape[1])
-    y = origin[1] + step * np.arange(shape[0])
+    x = first[0] + step * np.arange(shape[1])
+    y = first[1] + step * np.arange(shape[0])
     across = np.minimum(x, size[0] - 1 - x)
     along = np.minimum(y, size[1] - 1 - y)
     return smoothstep(0, reach, across)[None, :] * smoothstep(0, reach, along)[:, None]
+
+
+def _spread_over_pixels(samples: np.ndarray, step: int, region: tuple[int, int]) -> np.ndarray:
+    """Return samples (rows, columns, ...) interpolated over the region's pixels."""
+    if step > 1:
+        size = (samples.shape[1] * step, samples.shape[0] * step)
+        samples = cv2.resize(samples, size, interpolation=cv2.INTER_LINEAR)
+    return samples[: region[0], : region[1]]
+
+
+def _moving_bands(moving: np.ndarray) -> tuple[tuple[slice, slice], ...]:
+    """Return bands of rows, each as wide as what moves in it, so that the corners need no resampling."""
+    height = -(-len(moving) // BAND_COUNT)
+    bands = []
+    for top in range(0, len(moving), height):
+        columns = np.flatnonzero(moving[top : top + height].any(axis=0))
+        if len(columns):
+            bands.append((slice(top, min(top + height, len(moving))), slice(columns[0], columns[-1] + 1)))
+    return tuple(bands)
 
 
 def signed_areas(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
@@ -153,7 +190,7 @@ def source_displacement(
     order, affines = _affines_in_draw_order(mesh, samples, depth, grid)
     identifiers = _rasterised(samples, mesh.triangles[order], grid.shape)
     displacement = _evaluated(affines, identifiers)
-    _fill_holes(displacement, (identifiers == len(order)) & (grid.inside[..., 0] > 0))
+    _fill_holes(displacement, (identifiers == len(order)) & grid.fillable)
     soft = cv2.GaussianBlur(displacement, (0, 0), grid.blur_sigma, borderType=cv2.BORDER_REPLICATE)
     return cv2.multiply(soft, grid.inside, dst=soft)
 
@@ -180,7 +217,7 @@ def _affines_in_draw_order(
     order = np.flatnonzero(visible)
     rank = depth[triangles[order]].mean(axis=1) + 100.0 * mesh.layer[order]
     order = order[np.argsort(rank, kind="stable")]
-    constant = source - by_x * corner[:, :1] - by_y * corner[:, 1:] - grid.origin
+    constant = source - by_x * corner[:, :1] - by_y * corner[:, 1:] - grid.first_sample
     by_x, by_y = by_x - (grid.step, 0), by_y - (0, grid.step)
     table = np.stack([by_x[:, 0], by_y[:, 0], constant[:, 0], by_x[:, 1], by_y[:, 1], constant[:, 1]])
     padded = np.zeros((6, len(order) + 1), np.float32)
@@ -230,17 +267,19 @@ def _fill_holes(displacement: np.ndarray, holes: np.ndarray) -> None:
 
 
 def enlarged(displacement: np.ndarray, grid: WarpGrid) -> np.ndarray:
-    """Return the map (height, width, 2) float32 of picture coordinates, for `cv2.remap`."""
-    height, width = grid.region
-    if grid.step == 1:
-        return displacement[:height, :width] + grid.base
-    shrink = np.array([[1 / grid.step, 0, 0], [0, 1 / grid.step, 0]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    full = cv2.warpAffine(displacement, shrink, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return cv2.add(full, grid.base, dst=full)
+    """Return the map (height, width, 2) float32 of picture coordinates, for `resample`."""
+    return cv2.add(_spread_over_pixels(displacement, grid.step, grid.region), grid.base)
 
 
-def resampled(picture: np.ndarray, source_map: np.ndarray, cubic: bool) -> np.ndarray:
-    """Return the picture at the map's coordinates; uint8 (height, width, 3). Whole coordinates are exact."""
+def resample(
+    picture: np.ndarray, source_map: np.ndarray, grid: WarpGrid, cubic: bool, canvas: np.ndarray
+) -> None:
+    """Write the picture at the map's coordinates into the canvas (height, width, 3) uint8, where it may move.
+
+    Whole coordinates are exact.
+    """
     interpolation = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
-    return cv2.remap(picture, source_map, None, interpolation, borderMode=cv2.BORDER_REFLECT)
+    for band in grid.bands:
+        cv2.remap(
+            picture, source_map[band], None, interpolation, dst=canvas[band], borderMode=cv2.BORDER_REFLECT
+        )
