@@ -1,0 +1,294 @@
+"""Speech and emotion to blendshape motion with the pocket model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..audio.embedding import LOG_MEL
+from ..audio.frame_clock import frame_count
+from ..audio.mel import FLOOR_DB, MEL_RATE, scale_decibels
+from ..motion.blinking import add_blinks, add_saccades
+from ..motion.track import resample_motion
+from ..types import (
+    BLENDSHAPE_INDEX,
+    BLENDSHAPE_NAMES,
+    BLENDSHAPES,
+    AudioEmbedding,
+    Emotion,
+    FaceMotion,
+    ProgressCallback,
+)
+from .pocket import POCKET_EMOTIONS, POCKET_FPS, PocketModel, sampled_channels
+from .schedule import alphas_cumprod, ddim_step, sampling_timesteps, split_prediction
+from .speech_encoder import SpeechEncoder
+
+MEL_PER_FRAME = MEL_RATE // POCKET_FPS
+CHUNK_FRAMES = 500
+"""The encoder runs over 20 s at a time, with context on both sides wider than it can see."""
+CONTEXT_FRAMES = 50
+OVERLAP_FRAMES = 8
+CLOSED_JAW = 0.05
+CLOSED_PRESS = 0.35
+ALWAYS_OPENING = ("mouthLowerDownLeft", "mouthLowerDownRight", "mouthUpperUpLeft", "mouthUpperUpRight")
+
+
+@dataclass(frozen=True)
+class SamplingParameters:
+    """How to sample.
+
+    seed: of noise, blinks and gaze. steps: DDIM steps, 1..1000. fps: of the result; the model's own is 25.
+    mouth, head_motion, brows: gains on what the model makes, 0..2. temperature: spread of the noise that
+    head and brows start from; 1 is what the model learned. blinks_per_minute: 0 for none. gaze: whether the
+    eyes make saccades. closure_threshold: how sure the model must be that the lips touch to close them.
+    """
+
+    seed: int = 0
+    steps: int = 8
+    fps: float = POCKET_FPS
+    mouth: float = 1.0
+    head_motion: float = 1.0
+    brows: float = 1.0
+    temperature: float = 1.0
+    blinks_per_minute: float = 14.0
+    gaze: bool = True
+    closure_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("steps", 1, 1000),
+            ("mouth", 0, 3),
+            ("head_motion", 0, 3),
+            ("brows", 0, 3),
+            ("temperature", 0, 3),
+            ("blinks_per_minute", 0, 60),
+            ("closure_threshold", 0, 1),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}, expected {low}..{high}")
+
+
+def sample_motion(
+    model: PocketModel,
+    embedding: AudioEmbedding,
+    emotion: Emotion | None = None,
+    parameters: SamplingParameters | None = None,
+    progress: ProgressCallback | None = None,
+) -> FaceMotion:
+    """Return the motion of a face that speaks the sound, as long as the sound at `parameters.fps`.
+
+    Raises ValueError when the embedding is not log-mel or the emotion holds one the model does not know.
+    """
+    parameters = parameters or SamplingParameters()
+    frames = frame_count(embedding.duration, POCKET_FPS)
+    condition = emotion_condition(emotion or Emotion.mixed({"neutral": 1.0}), frames)
+    mel = frame_aligned_mel(embedding, frames)
+    device, dtype = model.motion_mean.device, model.motion_mean.dtype
+    with torch.inference_mode():
+        features = encode_in_chunks(model.encoder, mel.to(device, dtype), progress)
+        emotion_rows = condition.to(device, dtype)[None]
+        mouth = model.mouth(features, emotion_rows)
+        closed = model.encoder.closure_logits(features).sigmoid()[0]
+        sampled = sample_windows(model, features, emotion_rows, mouth, parameters, progress)
+        motion = model.denormalise(sampled)[0].float().cpu().numpy()
+    track = to_face_motion(motion, closed.float().cpu().numpy(), parameters)
+    track = at_rate(track, parameters.fps, embedding.duration)
+    return add_eye_life(track, parameters)
+
+
+def emotion_condition(emotion: Emotion, frames: int) -> Tensor:
+    """Return (frames, 7): weights times strength at each frame's centre.
+
+    Raises ValueError when an emotion carries weight that the pocket model was not trained on.
+    """
+    times = (np.arange(frames) + 0.5) / POCKET_FPS
+    rows = emotion.at(times)
+    if (rows[:, len(POCKET_EMOTIONS) :] > 0).any():
+        raise ValueError(
+            f"the pocket model knows {', '.join(POCKET_EMOTIONS)}; 'fearful' is not among them: choose another"
+        )
+    return torch.from_numpy(rows)
+
+
+def frame_aligned_mel(embedding: AudioEmbedding, frames: int) -> Tensor:
+    """Return (1, 4 * frames, 80) log-mel, silence added at the end where the sound is shorter."""
+    if embedding.encoder != LOG_MEL:
+        raise ValueError(
+            f"the pocket model hears '{LOG_MEL}' features but got '{embedding.encoder}': "
+            f"set the Audio Embedding node's encoder to '{LOG_MEL}'"
+        )
+    mel = embedding.features[:, 0].float()
+    wanted = frames * MEL_PER_FRAME
+    silence = mel.new_full((max(0, wanted - len(mel)), mel.shape[1]), scale_decibels(FLOOR_DB))
+    return torch.cat([mel[:wanted], silence])[None]
+
+
+def encode_in_chunks(encoder: SpeechEncoder, mel: Tensor, progress: ProgressCallback | None) -> Tensor:
+    """Return features (1, N, C) of a clip of any length with bounded working memory."""
+    frames = mel.shape[1] // MEL_PER_FRAME
+    pieces = []
+    for start in range(0, frames, CHUNK_FRAMES):
+        end = min(frames, start + CHUNK_FRAMES)
+        low, high = max(0, start - CONTEXT_FRAMES), min(frames, end + CONTEXT_FRAMES)
+        features, _ = encoder(mel[:, low * MEL_PER_FRAME : high * MEL_PER_FRAME])
+        pieces.append(features[:, start - low : end - low])
+        if progress is not None:
+            progress(end, 2 * frames)
+    return torch.cat(pieces, dim=1)
+
+
+def resting_prefix(model: PocketModel, features: Tensor, emotion: Tensor, mouth: Tensor) -> Tensor:
+    """Return (1, previous, 58) z-scores of the face before the first frame: still, with the emotion already on.
+
+    The sampled channels take the mean of the model's own expectation (one prediction from pure noise's mean).
+    """
+    p = model.parameters_used.denoiser
+    window = min(p.window, features.shape[1])
+    rest = model.normalise(features.new_zeros(1, p.previous_frames, p.motion_size))
+    start = rest[:, :1].expand(-1, window, -1)
+    steps = torch.full((1,), 999, device=features.device)
+    expected = model.denoise(0 * start, rest, steps, features[:, :window], emotion[:, :window])
+    prefix = rest.clone()
+    size = len(BLENDSHAPE_NAMES)
+    prefix[..., :size] = expected.mean(dim=1, keepdim=True)[..., :size]
+    return torch.where(sampled_channels().to(prefix.device), prefix, with_pose(mouth[:, :1], rest[:, :1]))
+
+
+def with_pose(mouth: Tensor, rest: Tensor) -> Tensor:
+    """Return expression z-scores (B, N, 52) completed to motion (B, N, 58) by the resting pose."""
+    pose = rest[:, :1, mouth.shape[2] :].expand(-1, mouth.shape[1], -1)
+    return torch.cat([mouth, pose], dim=2)
+
+
+def sample_windows(
+    model: PocketModel,
+    features: Tensor,
+    emotion: Tensor,
+    mouth: Tensor,
+    parameters: SamplingParameters,
+    progress: ProgressCallback | None,
+) -> Tensor:
+    """Return motion z-scores (1, N, 58): windows that go on from each other and cross-fade where they overlap."""
+    p = model.parameters_used.denoiser
+    frames = features.shape[1]
+    generator = torch.Generator().manual_seed(parameters.seed)
+    prefix = resting_prefix(model, features, emotion, mouth)
+    known = with_pose(mouth, model.normalise(features.new_zeros(1, 1, p.motion_size)))
+    motion = torch.cat([prefix, known], dim=1)
+    lead = p.previous_frames
+    for start in range(0, frames, p.window - OVERLAP_FRAMES):
+        end = min(frames, start + p.window)
+        if start and end - start <= OVERLAP_FRAMES:
+            break  # the window before already reached the end
+        window = sample_window(
+            model, motion[:, start : start + lead], features[:, start:end], emotion[:, start:end],
+            known[:, start:end], parameters, generator,
+        )  # fmt: skip
+        fade = fade_in(end - start, OVERLAP_FRAMES if start else 0).to(window)
+        inside = slice(lead + start, lead + end)
+        motion[:, inside] = motion[:, inside] * (1 - fade) + window * fade
+        if progress is not None:
+            progress(frames + end, 2 * frames)
+    return motion[:, lead:]
+
+
+def fade_in(length: int, overlap: int) -> Tensor:
+    """Return (length, 1) weights that rise from 0 to 1 over `overlap` frames with no kink, then stay 1."""
+    weights = torch.ones(length, 1)
+    steps = (torch.arange(overlap) + 1.0) / (overlap + 1.0)
+    weights[:overlap, 0] = (steps * steps * (3 - 2 * steps))[:length]
+    return weights
+
+
+def sample_window(
+    model: PocketModel,
+    prefix: Tensor,
+    features: Tensor,
+    emotion: Tensor,
+    known: Tensor,
+    parameters: SamplingParameters,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return one window's motion z-scores (1, N, 58) by DDIM; channels that are not sampled keep `known`."""
+    p = model.parameters_used.denoiser
+    signal = alphas_cumprod(p.schedule).to(known.device)
+    sampled = sampled_channels().to(known.device)
+    noise = torch.randn(known.shape, generator=generator).to(known)
+    x = signal[-1].sqrt() * known + noise * torch.where(sampled, parameters.temperature, 1.0)
+    timesteps = sampling_timesteps(parameters.steps, "trailing")
+    for step, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+        steps = torch.full((len(x),), step, device=known.device)
+        prediction = model.denoise(x, prefix, steps, features, emotion)
+        x0, _ = split_prediction(prediction, x, signal[step], p.prediction)
+        x0 = torch.where(sampled, x0, known)
+        epsilon = (x - signal[step].sqrt() * x0) / (1 - signal[step]).sqrt()
+        x = x0 if following is None else ddim_step(x0, epsilon, signal[following])
+    return x
+
+
+def close_lips(expression: np.ndarray, closed: np.ndarray, threshold: float) -> np.ndarray:
+    """Return coefficients (N, 52) whose lips meet where `closed` (N,), a probability, says they do.
+
+    The gate rises smoothly around the threshold. It lowers the jaw's opening, closes what is left with
+    mouthClose, takes away the parting of the lips and presses them.
+    """
+    gate = np.clip((closed - threshold) / max(1e-3, 1 - threshold) * 1.6 + 0.35, 0, 1) * (closed > 0.6 * threshold)
+    gate = gate * gate * (3 - 2 * gate)
+    result = expression.copy()
+    jaw, mouth_close = BLENDSHAPE_INDEX["jawOpen"], BLENDSHAPE_INDEX["mouthClose"]
+    result[:, jaw] += gate * (np.minimum(CLOSED_JAW, result[:, jaw]) - result[:, jaw])
+    result[:, mouth_close] += gate * (result[:, jaw] - result[:, mouth_close])
+    for name in ALWAYS_OPENING:
+        result[:, BLENDSHAPE_INDEX[name]] *= 1 - gate
+    for name in ("mouthPressLeft", "mouthPressRight"):
+        column = BLENDSHAPE_INDEX[name]
+        result[:, column] = np.maximum(result[:, column], CLOSED_PRESS * gate)
+    return result
+
+
+def to_face_motion(motion: np.ndarray, closed: np.ndarray, parameters: SamplingParameters) -> FaceMotion:
+    """Return the track of motion (N, 58) in coefficients, degrees and face units, gains applied."""
+    size = len(BLENDSHAPE_NAMES)
+    expression = close_lips(np.clip(motion[:, :size], 0, 1), closed, parameters.closure_threshold)
+    gains = np.full(size, parameters.mouth, np.float32)
+    sampled = sampled_channels()[:size].numpy()
+    gains[sampled] = parameters.brows
+    return FaceMotion(
+        space=BLENDSHAPES,
+        fps=POCKET_FPS,
+        expression=np.clip(expression * gains, 0, 1),
+        rotation=motion[:, size : size + 3] * parameters.head_motion,
+        translation=motion[:, size + 3 : size + 6] * parameters.head_motion,
+        scale=np.ones(len(motion)),
+    )
+
+
+def at_rate(motion: FaceMotion, fps: float, duration: float) -> FaceMotion:
+    """Return the track at `fps`, with exactly the frames the clock gives a sound of `duration` seconds."""
+    if fps == motion.fps:
+        return motion
+    resampled = resample_motion(motion, fps)
+    return with_frame_count(resampled, frame_count(duration, fps))
+
+
+def with_frame_count(motion: FaceMotion, frames: int) -> FaceMotion:
+    """Return the track with `frames` frames: cut at the end, or its last frame held."""
+    index = np.minimum(np.arange(frames), motion.frame_count - 1)
+    return FaceMotion(
+        motion.space, motion.fps, motion.expression[index], motion.rotation[index], motion.translation[index],
+        motion.scale[index],
+    )  # fmt: skip
+
+
+def add_eye_life(motion: FaceMotion, parameters: SamplingParameters) -> FaceMotion:
+    """Return the track with procedural blinks and saccades, from generators of their own."""
+    blink_seed, gaze_seed = np.random.SeedSequence(parameters.seed % 2**63).spawn(2)
+    if parameters.blinks_per_minute > 0:
+        motion = add_blinks(motion, np.random.default_rng(blink_seed), per_minute=parameters.blinks_per_minute)
+    if parameters.gaze:
+        motion = add_saccades(motion, np.random.default_rng(gaze_seed))
+    return motion

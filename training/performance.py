@@ -1,0 +1,112 @@
+"""What a face does besides its mouth: head, brows and emotion, made to go with the loudness of speech.
+
+Everything is at 25 fps. Blinks and saccades are not learned: they are a process of their own at sampling.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from scipy.signal import find_peaks
+
+from ..core_models.types import BLENDSHAPE_INDEX, BLENDSHAPE_NAMES, EMOTION_NAMES
+from .visemes import MOUTH_CHANNELS
+
+FPS = 25
+DRIFT_DEGREES = np.array([1.8, 3.2, 1.4])  # spread of slow pitch, yaw, roll while speaking
+DRIFT_SIGMA_FRAMES = 16
+IDLE_SHARE = 0.35  # of the drift that remains in silence
+NOD_DEGREES = (1.0, 4.0)
+NOD_CHANCE, BROW_CHANCE = 0.60, 0.45
+NOD_SIGMA_FRAMES, BROW_SIGMA_FRAMES = 4.0, 3.5
+BROW_HEIGHT = (0.15, 0.45)
+TRANSLATION_PER_DEGREE = 0.004  # face units of sideways travel per degree of yaw, and of sinking per degree of pitch
+POSE_SIZE = 6  # pitch, yaw, roll, x, y, z
+
+EMOTION_SHAPES: dict[str, dict[str, float]] = {
+    "happy": {"mouthSmile": 0.60, "cheekSquint": 0.40, "eyeSquint": 0.20, "browOuterUp": 0.12, "mouthDimple": 0.15},
+    "sad": {"mouthFrown": 0.50, "browInnerUp": 0.65, "mouthShrugLower": 0.25, "eyeSquint": 0.12, "browDown": 0.08},
+    "angry": {"browDown": 0.70, "noseSneer": 0.30, "eyeSquint": 0.30, "mouthPress": 0.12, "mouthFrown": 0.22},
+    "surprised": {"browInnerUp": 0.65, "browOuterUp": 0.70, "eyeWide": 0.55, "mouthUpperUp": 0.05},
+    "disgusted": {"noseSneer": 0.65, "mouthUpperUp": 0.28, "browDown": 0.35, "cheekSquint": 0.30, "mouthFrown": 0.18},
+}
+"""Offsets at strength 1, after the facial action units usual for each emotion; both sides alike."""
+
+EMOTION_JAW = {"sad": 0.82, "surprised": 1.22}
+LIP_PARTING = ("mouthUpperUpLeft", "mouthUpperUpRight", "mouthLowerDownLeft", "mouthLowerDownRight")
+
+
+def sided(name: str) -> tuple[str, ...]:
+    """Return the ARKit names a side-less name stands for."""
+    return (name,) if name in BLENDSHAPE_INDEX else (f"{name}Left", f"{name}Right")
+
+
+def emotion_offsets() -> np.ndarray:
+    """Return (7, 52): the coefficients each emotion of EMOTION_NAMES adds at strength 1."""
+    table = np.zeros((len(EMOTION_NAMES), len(BLENDSHAPE_NAMES)), np.float32)
+    for emotion, shapes in EMOTION_SHAPES.items():
+        for name, value in shapes.items():
+            for full in sided(name):
+                table[EMOTION_NAMES.index(emotion), BLENDSHAPE_INDEX[full]] = value
+    return table
+
+
+def emotion_jaw_gains() -> np.ndarray:
+    """Return (7,): what each emotion adds to a jaw factor of 1 at strength 1."""
+    return np.array([EMOTION_JAW.get(name, 1.0) - 1.0 for name in EMOTION_NAMES], np.float32)
+
+
+def mouth_to_blendshapes() -> np.ndarray:
+    """Return (10, 52): the ARKit coefficients each mouth channel stands for."""
+    table = {
+        "jaw": {"jawOpen": 1.0},
+        "close": {"mouthClose": 1.0},
+        "pucker": {"mouthPucker": 1.0},
+        "funnel": {"mouthFunnel": 1.0},
+        "spread": {"mouthStretch": 0.6, "mouthSmile": 0.35, "mouthDimple": 0.15, "cheekSquint": 0.10},
+        "lower_down": {"mouthLowerDown": 1.0},
+        "upper_up": {"mouthUpperUp": 1.0},
+        "roll_lower": {"mouthRollLower": 1.0},
+        "press": {"mouthPress": 1.0, "mouthRollUpper": 0.4},
+        "tongue_out": {"tongueOut": 1.0},
+    }
+    matrix = np.zeros((len(MOUTH_CHANNELS), len(BLENDSHAPE_NAMES)), np.float32)
+    for row, channel in enumerate(MOUTH_CHANNELS):
+        for name, value in table[channel].items():
+            for full in sided(name):
+                matrix[row, BLENDSHAPE_INDEX[full]] = value
+    return matrix
+
+
+def drift(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return (count, 3) degrees of slow head drift with the spread of DRIFT_DEGREES."""
+    noise = rng.standard_normal((count + 8 * DRIFT_SIGMA_FRAMES, 3))
+    smooth = gaussian_filter1d(noise, DRIFT_SIGMA_FRAMES, axis=0)[4 * DRIFT_SIGMA_FRAMES :][:count]
+    return smooth * np.sqrt(2 * np.sqrt(np.pi) * DRIFT_SIGMA_FRAMES) * DRIFT_DEGREES
+
+
+def bumps(count: int, centres: np.ndarray, heights: np.ndarray, sigma: float) -> np.ndarray:
+    """Return (count,) a sum of Gaussian bumps."""
+    frames = np.arange(count)[:, None]
+    return (heights * np.exp(-0.5 * ((frames - centres) / sigma) ** 2)).sum(axis=1)
+
+
+def perform(level: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return (pose (N, 6), brow raise (N,)) for a level track (N,) in 0..1 (0 silence, 1 loud).
+
+    pose: pitch, yaw, roll in degrees, then x, y, z in face units. Nods and brow raises fall on a share
+    of the loudness peaks; the drift calms down in silence.
+    """
+    count = len(level)
+    envelope = gaussian_filter1d(level.astype(np.float64), 3)
+    peaks, _ = find_peaks(envelope, height=0.45, distance=8, prominence=0.08)
+    nods = peaks[rng.random(len(peaks)) < NOD_CHANCE]
+    raises = peaks[rng.random(len(peaks)) < BROW_CHANCE]
+    activity = gaussian_filter1d((envelope > 0.2).astype(np.float64), 12)
+    rotation = drift(count, rng) * (IDLE_SHARE + (1 - IDLE_SHARE) * activity)[:, None]
+    rotation[:, 0] += bumps(count, nods, rng.uniform(*NOD_DEGREES, len(nods)), NOD_SIGMA_FRAMES)
+    brow = bumps(count, raises, rng.uniform(*BROW_HEIGHT, len(raises)), BROW_SIGMA_FRAMES)
+    translation = np.stack(
+        [TRANSLATION_PER_DEGREE * rotation[:, 1], -TRANSLATION_PER_DEGREE * rotation[:, 0], 0 * rotation[:, 0]], axis=1
+    )
+    return np.concatenate([rotation, translation], axis=1).astype(np.float32), np.clip(brow, 0, 0.6).astype(np.float32)
