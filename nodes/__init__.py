@@ -1,4 +1,49 @@
-"""The graph's face: one file per building block; this table is the whole node list."""
+"""The graph's face: one file per building block; this table is the whole node list.
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {}
-NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
+Nothing here imports torch: heavy modules are imported inside the nodes' methods.
+"""
+
+from .audio import AudioEmbedding, MatchAudioToFrames
+from .emotion import EmotionCondition
+from .face import FaceMaskBuilder, LoadFaceDetector, MakePortrait, PasteBack
+from .inputs import LoadDrivingVideo, LoadPortraitImage, LoadSpeech
+from .keypoint_diffusion import KeypointDiffusionSampler, LoadKeypointDiffusion
+from .motion import (
+    AdjustMotion,
+    JoinMotion,
+    MixMotion,
+    MotionFromCSV,
+    MotionFromVideo,
+    ResampleMotion,
+    SaveMotionCSV,
+    SliceMotion,
+)
+from .rendering import RenderTalkingVideo, WarpingRenderer
+
+_NODES: tuple[tuple[str, type, str], ...] = (
+    ("TP_LoadPortraitImage", LoadPortraitImage, "Load Portrait Image"),
+    ("TP_LoadSpeech", LoadSpeech, "Load Speech"),
+    ("TP_LoadDrivingVideo", LoadDrivingVideo, "Load Driving Video"),
+    ("TP_LoadFaceDetector", LoadFaceDetector, "Load Face Detector"),
+    ("TP_Portrait", MakePortrait, "Portrait"),
+    ("TP_FaceMaskBuilder", FaceMaskBuilder, "Face-Mask Builder"),
+    ("TP_PasteBack", PasteBack, "Paste Back"),
+    ("TP_AudioEmbedding", AudioEmbedding, "Audio Embedding"),
+    ("TP_MatchAudioToFrames", MatchAudioToFrames, "Match Audio to Frames"),
+    ("TP_EmotionCondition", EmotionCondition, "Emotion Condition"),
+    ("TP_LoadKeypointDiffusion", LoadKeypointDiffusion, "Load Keypoint Diffusion"),
+    ("TP_KeypointDiffusionSampler", KeypointDiffusionSampler, "Keypoint Diffusion Sampler"),
+    ("TP_MotionFromVideo", MotionFromVideo, "Motion from Video"),
+    ("TP_MotionFromCSV", MotionFromCSV, "Motion from CSV"),
+    ("TP_SaveMotionCSV", SaveMotionCSV, "Save Motion as CSV"),
+    ("TP_MixMotion", MixMotion, "Mix Motion"),
+    ("TP_AdjustMotion", AdjustMotion, "Adjust Motion"),
+    ("TP_ResampleMotion", ResampleMotion, "Resample Motion"),
+    ("TP_SliceMotion", SliceMotion, "Slice Motion"),
+    ("TP_JoinMotion", JoinMotion, "Join Motion"),
+    ("TP_WarpingRenderer", WarpingRenderer, "Warping Renderer"),
+    ("TP_RenderTalkingVideo", RenderTalkingVideo, "Render Talking Video"),
+)
+
+NODE_CLASS_MAPPINGS: dict[str, type] = {node_id: node for node_id, node, _ in _NODES}
+NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {node_id: name for node_id, _, name in _NODES}

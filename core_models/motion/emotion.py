@@ -1,0 +1,99 @@
+"""Emotions over time: read from a line of text, and joined one after the other."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from ..types import EMOTION_NAMES, Emotion, emotion_row
+
+STRONGEST = 2.0
+"""Largest strength; 1 is a natural display."""
+
+_KEYFRAME_HELP = (
+    "write 'seconds: emotion strength' with commas between, such as '0: neutral, 1.5: happy 0.8, "
+    "4: sad 0.6 + angry 0.3'"
+)
+
+
+def emotion_from_keyframes(text: str) -> Emotion:
+    """Return the emotion over time that a text describes, such as "0: neutral, 1.5: happy 0.8".
+
+    Keyframes are separated by commas, semicolons or new lines and may come in any order. Each is the time in
+    seconds, a colon, and one or more emotions joined by "+", each with a strength of 0..2 (1 when left out).
+    Between keyframes the emotion passes smoothly from one to the next.
+    Raises ValueError for a text without keyframes, a keyframe of another form, an unknown emotion, a
+    strength outside 0..2, or two keyframes at one time.
+    """
+    parts = [part.strip() for part in re.split(r"[,;\n]", text)]
+    keyframes = sorted((_keyframe(part) for part in parts if part), key=lambda keyframe: keyframe[0])
+    if not keyframes:
+        raise ValueError(f"there are no keyframes in {text!r}: {_KEYFRAME_HELP}")
+    times = [time for time, _ in keyframes]
+    if len(set(times)) < len(times):
+        twice = next(time for time in times if times.count(time) > 1)
+        raise ValueError(f"two keyframes at {twice:g} s: leave one out, or join their emotions with '+'")
+    return _emotion(np.array(times), np.stack([scaled for _, scaled in keyframes]))
+
+
+def _keyframe(text: str) -> tuple[float, np.ndarray]:
+    """Return one keyframe's time in seconds and its weights times strength, (7,)."""
+    time, colon, emotions = text.partition(":")
+    try:
+        seconds = float(time)
+    except ValueError:
+        seconds = float("nan")
+    if not colon or not np.isfinite(seconds) or seconds < 0:
+        raise ValueError(f"cannot read the keyframe {text!r}: {_KEYFRAME_HELP}")
+    scaled = np.zeros(len(EMOTION_NAMES), np.float32)
+    for term in emotions.split("+"):
+        name, strength = _term(term, text)
+        scaled += strength * emotion_row({name: 1.0})
+    if scaled.sum() > STRONGEST:
+        raise ValueError(f"the strengths in {text!r} add up to {scaled.sum():g}, at most {STRONGEST:g}")
+    return seconds, scaled
+
+
+def _term(term: str, keyframe: str) -> tuple[str, float]:
+    words = term.split()
+    if len(words) not in (1, 2):
+        raise ValueError(f"cannot read the emotion {term.strip()!r} in {keyframe!r}: {_KEYFRAME_HELP}")
+    try:
+        strength = float(words[1]) if len(words) == 2 else 1.0
+    except ValueError as error:
+        raise ValueError(f"the strength {words[1]!r} in {keyframe!r} is not a number") from error
+    if not 0 <= strength <= STRONGEST:
+        raise ValueError(f"the strength in {keyframe!r} is {strength:g}, expected 0 to {STRONGEST:g}")
+    return words[0].lower(), strength
+
+
+def _emotion(times: np.ndarray, scaled: np.ndarray) -> Emotion:
+    """Return the emotion whose weights times strength are `scaled`, (K, 7), at `times`, (K,) seconds."""
+    strengths = scaled.sum(axis=1)
+    neutral = emotion_row({"neutral": 1.0})
+    weights = np.where(strengths[:, None] > 0, scaled / np.maximum(strengths, 1e-12)[:, None], neutral[None])
+    return Emotion(weights=weights, strengths=strengths, times=times)
+
+
+def emotion_followed_by(
+    previous: Emotion, following: Emotion, time: float, transition: float = 0.5
+) -> Emotion:
+    """Return `previous` until `time` seconds, then `following`, whose own times count from there.
+
+    transition: seconds the change takes, > 0; it ends at `time` + `transition`.
+    Raises ValueError for a negative time or a transition that is not positive.
+    """
+    if not (np.isfinite(time) and time >= 0):
+        raise ValueError(f"the time is {time} s, expected 0 or more")
+    if not (np.isfinite(transition) and transition > 0):
+        raise ValueError(f"the transition takes {transition} s, expected more than 0")
+    before = previous.times[previous.times < time]
+    after = following.times[following.times > 0] + time + transition
+    joint = np.array([time, time + transition])
+    times = np.concatenate([before, joint, after])
+    scaled = [
+        previous.at(np.append(before, time)),
+        following.at(np.append(0.0, after - time - transition)),
+    ]
+    return _emotion(times, np.concatenate(scaled))

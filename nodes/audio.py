@@ -1,0 +1,87 @@
+"""Sound: features that steer a face, and lengths that fit whole frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CATEGORY = "TalkingPortrait/Audio"
+
+
+class AudioEmbedding:
+    """Features of speech, by one of the known encoders."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = "Turns speech into the features that a motion model listens to."
+    RETURN_TYPES = ("AUDIO_EMBEDS",)
+    RETURN_NAMES = ("audio_embeds",)
+    OUTPUT_TOOLTIPS = ("Features at a steady rate, for a sampler.",)
+    FUNCTION = "embed"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..core_models.audio.embedding import ENCODER_NAMES
+
+        return {
+            "required": {
+                "audio": (
+                    "AUDIO",
+                    {"tooltip": "Speech of any rate; several channels are mixed into one."},
+                ),
+                "encoder": (
+                    list(ENCODER_NAMES),
+                    {
+                        "default": ENCODER_NAMES[0],
+                        "tooltip": "What listens to the sound. The pocket model needs log_mel.",
+                    },
+                ),
+            }
+        }
+
+    def embed(self, audio: dict[str, Any], encoder: str) -> tuple[Any]:
+        from ..core_models.audio.decode import sound_from_comfy
+        from ..core_models.audio.embedding import embed_audio
+
+        return (embed_audio(sound_from_comfy(audio), encoder),)
+
+
+class MatchAudioToFrames:
+    """Silence appended up to the end of the last frame."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Appends silence so that the sound lasts exactly as long as whole video frames. Nothing is cut."
+    )
+    RETURN_TYPES = ("AUDIO", "INT", "FLOAT")
+    RETURN_NAMES = ("audio", "frame_count", "fps")
+    OUTPUT_TOOLTIPS = (
+        "The sound, as long as frame_count frames.",
+        "How many frames cover the sound.",
+        "The frame rate, passed on.",
+    )
+    FUNCTION = "match"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "audio": ("AUDIO", {"tooltip": "The sound to lengthen."}),
+                "fps": (
+                    "FLOAT",
+                    {
+                        "default": 25.0,
+                        "min": 1.0,
+                        "max": 240.0,
+                        "step": 0.01,
+                        "tooltip": "Frames per second of the video. 29.97 and 23.976 mean the exact "
+                        "broadcast rates.",
+                    },
+                ),
+            }
+        }
+
+    def match(self, audio: dict[str, Any], fps: float) -> tuple[dict[str, Any], int, float]:
+        from ..core_models.audio.decode import sound_from_comfy, sound_to_comfy
+        from ..core_models.audio.resample import pad_to_frames
+
+        sound, frame_count = pad_to_frames(sound_from_comfy(audio), fps)
+        return sound_to_comfy(sound), frame_count, fps

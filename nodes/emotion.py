@@ -1,0 +1,124 @@
+"""The emotion a face shows, constant, mixed, or changing over time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..core_models.types import Emotion
+
+CATEGORY = "TalkingPortrait/Emotion"
+
+NO_EMOTION = "none"
+
+
+class EmotionCondition:
+    """A weighted mix of named emotions with a strength, over time."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Says which emotion the face shows while it speaks: one, a mix of two, one after the other (chain "
+        "these nodes), or keyframes written as text."
+    )
+    RETURN_TYPES = ("EMOTION",)
+    RETURN_NAMES = ("emotion",)
+    OUTPUT_TOOLTIPS = ("For the Keypoint Diffusion Sampler, or for the next Emotion Condition.",)
+    FUNCTION = "condition"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..core_models.types import EMOTION_NAMES
+
+        return {
+            "required": {
+                "emotion": (
+                    list(EMOTION_NAMES),
+                    {"default": "happy", "tooltip": "The emotion to show."},
+                ),
+                "strength": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.0,
+                        "max": 2.0,
+                        "step": 0.05,
+                        "tooltip": "1 is a natural display, 0 is neutral, 2 is overdone.",
+                    },
+                ),
+                "second_emotion": (
+                    [NO_EMOTION, *EMOTION_NAMES],
+                    {"default": NO_EMOTION, "tooltip": "An emotion to mix in, or none."},
+                ),
+                "mix": (
+                    "FLOAT",
+                    {
+                        "default": 0.5,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.05,
+                        "tooltip": "Share of the second emotion. Without one it does nothing.",
+                    },
+                ),
+                "start_time": (
+                    "FLOAT",
+                    {
+                        "default": 0.0,
+                        "min": 0.0,
+                        "max": 86400.0,
+                        "step": 0.1,
+                        "tooltip": "Seconds at which this emotion takes over from the previous one. Without "
+                        "a previous emotion it does nothing.",
+                    },
+                ),
+                "transition": (
+                    "FLOAT",
+                    {
+                        "default": 0.5,
+                        "min": 0.05,
+                        "max": 60.0,
+                        "step": 0.05,
+                        "tooltip": "Seconds the change from the previous emotion takes.",
+                    },
+                ),
+                "keyframes": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "multiline": True,
+                        "placeholder": "0: neutral, 1.5: happy 0.8, 4: sad 0.6 + angry 0.3",
+                        "tooltip": "Emotions over time as 'seconds: emotion strength', separated by commas "
+                        "or lines. When given, the emotions and the strength above are not used.",
+                    },
+                ),
+            },
+            "optional": {
+                "previous": (
+                    "EMOTION",
+                    {"tooltip": "The emotion before this one; this one takes over at start_time."},
+                ),
+            },
+        }
+
+    def condition(
+        self,
+        emotion: str,
+        strength: float,
+        second_emotion: str,
+        mix: float,
+        start_time: float,
+        transition: float,
+        keyframes: str,
+        previous: Emotion | None = None,
+    ) -> tuple[Emotion]:
+        from ..core_models.motion.emotion import emotion_followed_by, emotion_from_keyframes
+        from ..core_models.types import Emotion
+
+        if keyframes.strip():
+            shown = emotion_from_keyframes(keyframes)
+        elif second_emotion in (NO_EMOTION, emotion):
+            shown = Emotion.mixed({emotion: 1.0}, strength)
+        else:
+            shown = Emotion.mixed({emotion: 1.0 - mix, second_emotion: mix}, strength)
+        if previous is not None:
+            shown = emotion_followed_by(previous, shown, start_time, transition)
+        return (shown,)

@@ -1,0 +1,375 @@
+"""Faces: the detector, the portrait, masks by contour, and pasting a crop back."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..core_models.face.landmarker import FaceLandmarker
+    from ..core_models.types import ModelHandle, Portrait
+
+CATEGORY = "TalkingPortrait/Face"
+
+FACE_DETECTOR = "face_landmarker"
+AUTOMATIC = -1
+
+FACE_INDEX_INPUT = (
+    "INT",
+    {
+        "default": AUTOMATIC,
+        "min": AUTOMATIC,
+        "max": 99,
+        "tooltip": "Which face, 0 the largest. -1 takes the only one, or the one clearly largest.",
+    },
+)
+_GROW_INPUT = (
+    "FLOAT",
+    {
+        "default": 0.0,
+        "min": -256.0,
+        "max": 256.0,
+        "step": 0.5,
+        "tooltip": "Pixels by which the contours move outwards; negative ones move inwards.",
+    },
+)
+
+
+class LoadFaceDetector:
+    """The face landmark bundle, as a handle."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Finds the MediaPipe face landmark bundle (3.7 MB, Apache-2.0), which detects faces, 478 landmarks "
+        "and expressions. Nothing is fetched unless you switch it on."
+    )
+    RETURN_TYPES = ("FACE_MODEL",)
+    RETURN_NAMES = ("face_detector",)
+    OUTPUT_TOOLTIPS = ("For Portrait, Face-Mask Builder and Motion from Video.",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": (
+                    [FACE_DETECTOR],
+                    {"default": FACE_DETECTOR, "tooltip": "Which detector to use."},
+                ),
+                "download_if_missing": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Fetch the file when no models folder holds it. Its checksum is verified.",
+                    },
+                ),
+            }
+        }
+
+    def load(self, model: str, download_if_missing: bool) -> tuple[ModelHandle]:
+        from ..core_models.types import ModelHandle
+        from ..runtime.host import host
+        from ..runtime.weights import fetch_weight, find_weight
+
+        path = fetch_weight(model, host().progress(1).update) if download_if_missing else find_weight(model)
+        return (ModelHandle(name=model, path=str(path)),)
+
+
+class MakePortrait:
+    """One face in one picture, ready to be animated."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Prepares the face that will talk: from known landmarks, from ComfyUI's own face nodes, from a box, "
+        "or found by a face detector. The first of these that is connected counts."
+    )
+    RETURN_TYPES = ("PORTRAIT", "IMAGE")
+    RETURN_NAMES = ("portrait", "crop")
+    OUTPUT_TOOLTIPS = (
+        "The picture with its face, landmarks and head pose.",
+        "The square crop around the face, upright; Paste Back knows where it belongs.",
+    )
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "image": ("IMAGE", {"tooltip": "The picture. Of a batch, picture_index says which one."}),
+                "face_index": FACE_INDEX_INPUT,
+                "largest_side": (
+                    "INT",
+                    {
+                        "default": 1024,
+                        "min": 0,
+                        "max": 8192,
+                        "step": 64,
+                        "tooltip": "Larger pictures are shrunk to this many pixels on their longer side: "
+                        "videos of 1024 render several times faster than those of 2048. 0 keeps the size. "
+                        "Odd sides lose one pixel, because mp4 needs even ones.",
+                    },
+                ),
+                "picture_index": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 99999,
+                        "tooltip": "Which picture of a batch, counted from 0.",
+                    },
+                ),
+            },
+            "optional": {
+                "landmarks": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "Path of a landmarks file (JSON), as Load Portrait Image gives it. Empty: "
+                        "the face is looked for.",
+                    },
+                ),
+                "face_landmarks": (
+                    "FACE_LANDMARKS",
+                    {"tooltip": "Faces found by ComfyUI's own MediaPipe node on the same picture."},
+                ),
+                "bounding_box": (
+                    "BOUNDING_BOX",
+                    {"tooltip": "A box around the face; the face detector then reads the face inside it."},
+                ),
+                "face_detector": ("FACE_MODEL", {"tooltip": "Finds the face when it is not given."}),
+            },
+        }
+
+    def make(
+        self,
+        image: Any,
+        face_index: int,
+        largest_side: int,
+        picture_index: int,
+        landmarks: str = "",
+        face_landmarks: Any = None,
+        bounding_box: Any = None,
+        face_detector: ModelHandle | None = None,
+    ) -> tuple[Portrait, Any]:
+        from ..core_models.face.crop import crop_face
+        from ..core_models.face.picture_size import fit_portrait
+        from .images import frame_from_image, image_from_frames
+
+        frame = frame_from_image(image, picture_index)
+        index = chosen_face(face_index)
+        if landmarks.strip():
+            portrait = _portrait_from_file(frame, landmarks.strip())
+        elif face_landmarks is not None:
+            from ..core_models.face.portrait import portrait_from_comfy_landmarks
+
+            portrait = portrait_from_comfy_landmarks(frame, face_landmarks, index, picture_index)
+        else:
+            portrait = _portrait_by_detector(frame, face_detector, index, bounding_box, picture_index)
+        portrait = fit_portrait(portrait, largest_side)
+        crop = crop_face(portrait.frame, portrait.crop_to_frame, portrait.crop_size)
+        return portrait, image_from_frames([crop])
+
+
+def _portrait_from_file(frame: Any, name: str) -> Portrait:
+    from ..core_models.face.landmarks import read_landmarks
+    from ..core_models.face.portrait import portrait_from_landmarks
+    from ..runtime.input_files import input_path
+
+    face = read_landmarks(input_path(name))
+    size = (frame.shape[1], frame.shape[0])
+    if face.picture_size not in (None, size):
+        raise ValueError(
+            f"the landmarks file {name} belongs to a picture of {face.picture_size[0]} x "
+            f"{face.picture_size[1]} px, but this one is {size[0]} x {size[1]} px: give both the same picture"
+        )
+    return portrait_from_landmarks(frame, face.landmarks, face.blendshapes)
+
+
+def _portrait_by_detector(
+    frame: Any, detector: ModelHandle | None, index: int | None, bounding_box: Any, picture_index: int
+) -> Portrait:
+    from ..core_models.face.comfy_boxes import box_from_comfy
+    from ..core_models.face.portrait import portrait_from_frame
+
+    if detector is None:
+        raise ValueError(
+            "nothing says where the face is: connect face_detector (a Load Face Detector node), landmarks "
+            "or face_landmarks"
+        )
+    box = box_from_comfy(bounding_box, index, picture_index) if bounding_box is not None else None
+    with face_landmarker(detector) as landmarker:
+        return portrait_from_frame(frame, landmarker, index, box)
+
+
+def face_landmarker(handle: ModelHandle) -> AbstractContextManager[FaceLandmarker]:
+    """Return the landmarker behind a FACE_MODEL from the shared cache, for use in a `with`."""
+    from ..core_models.face.landmarker import FaceLandmarker
+    from ..core_models.types import ModelHandle
+    from ..runtime.model_cache import model_cache
+
+    if not isinstance(handle, ModelHandle) or handle.name != FACE_DETECTOR:
+        raise ValueError(
+            f"expected a face detector, got {getattr(handle, 'name', type(handle).__name__)}: connect a "
+            "Load Face Detector node"
+        )
+    return model_cache().use(handle, lambda wanted: FaceLandmarker(wanted.path))
+
+
+def chosen_face(face_index: int) -> int | None:
+    """Return the widget's face index, -1 meaning that the choice is automatic."""
+    return None if face_index == AUTOMATIC else face_index
+
+
+class FaceMaskBuilder:
+    """Face, mouth and motion masks drawn from the contours of the landmarks."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Draws masks of the face, the mouth, and the face without the mouth (the part a motion signal "
+        "steers when speech steers the mouth), for a portrait or for every picture of a batch."
+    )
+    RETURN_TYPES = ("MASK", "MASK", "MASK")
+    RETURN_NAMES = ("face", "mouth", "motion")
+    OUTPUT_TOOLTIPS = (
+        "The face, from forehead to chin; one mask per picture.",
+        "The mouth, within the outer contour of the lips.",
+        "The face without the mouth.",
+    )
+    FUNCTION = "build"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..core_models.motion.from_video import MISSING_FACE_POLICIES
+
+        policies = [policy for policy in MISSING_FACE_POLICIES if policy in ("error", "previous")]
+        return {
+            "required": {
+                "grow": _GROW_INPUT,
+                "feather": (
+                    "FLOAT",
+                    {
+                        "default": 8.0,
+                        "min": 0.0,
+                        "max": 256.0,
+                        "step": 0.5,
+                        "tooltip": "Pixels over which the edge fades outwards; inside stays 1.",
+                    },
+                ),
+                "on_missing_face": (
+                    policies,
+                    {
+                        "default": "error",
+                        "tooltip": "When a picture of the batch has no face: stop with an error, or repeat "
+                        "the mask of the picture before it.",
+                    },
+                ),
+                "face_index": FACE_INDEX_INPUT,
+            },
+            "optional": {
+                "portrait": ("PORTRAIT", {"tooltip": "A portrait: one mask each, of its picture."}),
+                "image": (
+                    "IMAGE",
+                    {"tooltip": "Pictures or the frames of a video instead; needs the face detector."},
+                ),
+                "face_detector": ("FACE_MODEL", {"tooltip": "Finds the face in each picture of the batch."}),
+            },
+        }
+
+    def build(
+        self,
+        grow: float,
+        feather: float,
+        on_missing_face: str,
+        face_index: int,
+        portrait: Portrait | None = None,
+        image: Any = None,
+        face_detector: ModelHandle | None = None,
+    ) -> tuple[Any, Any, Any]:
+        from ..core_models.face.masks import MASK_KINDS, masks_of_frames
+        from .images import checked_image, mask_from_arrays
+
+        if (portrait is None) == (image is None):
+            raise ValueError("connect either portrait or image (with face_detector), and not both")
+        if portrait is not None:
+            size, landmarks = portrait.size, [portrait.landmarks]
+        else:
+            size = (checked_image(image).shape[2], image.shape[1])
+            landmarks = _landmarks_of_batch(image, face_detector, chosen_face(face_index), on_missing_face)
+        masks = {kind: masks_of_frames(kind, landmarks, size, grow, feather) for kind in MASK_KINDS}
+        return tuple(mask_from_arrays(masks[kind]) for kind in self.RETURN_NAMES)
+
+
+def _landmarks_of_batch(
+    image: Any, detector: ModelHandle | None, index: int | None, on_missing_face: str
+) -> list[Any]:
+    from ..core_models.face.landmarker import FaceNotFoundError
+    from ..core_models.face.tracking import follow_face
+    from ..runtime.host import host
+    from .images import frames_from_image
+
+    if detector is None:
+        raise ValueError("masks of an image need face_detector: connect a Load Face Detector node")
+    progress = host().progress(len(image))
+    found: list[Any] = []
+    with face_landmarker(detector) as landmarker:
+        for number, face in enumerate(follow_face(frames_from_image(image), landmarker, index)):
+            if face is None and (on_missing_face == "error" or not found):
+                raise FaceNotFoundError(
+                    f"no face in picture {number} of {len(image)} (counted from 0): leave it out, or set "
+                    "on_missing_face to previous (which the first picture cannot use)"
+                )
+            found.append(face.landmarks if face is not None else found[-1])
+            progress.update(number + 1, len(image))
+    return found
+
+
+class PasteBack:
+    """Crops laid back over the portrait's picture."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Lays face crops back over the whole picture, where the portrait says they came from, through a mask "
+        "with a soft edge. Outside the mask the picture stays bit-equal."
+    )
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("image",)
+    OUTPUT_TOOLTIPS = ("One whole picture per crop.",)
+    FUNCTION = "paste"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "portrait": ("PORTRAIT", {"tooltip": "Says where the crops belong."}),
+                "crop": ("IMAGE", {"tooltip": "Square crops, one or many, as Portrait gives them."}),
+                "feather": (
+                    "FLOAT",
+                    {
+                        "default": 0.08,
+                        "min": 0.0,
+                        "max": 0.5,
+                        "step": 0.01,
+                        "tooltip": "Width of the soft edge as a share of the crop's side. Without an effect "
+                        "when a mask is connected.",
+                    },
+                ),
+            },
+            "optional": {
+                "mask": (
+                    "MASK",
+                    {
+                        "tooltip": "What to paste, of the crop's size or of the picture's; one for all "
+                        "crops, or one per crop."
+                    },
+                ),
+            },
+        }
+
+    def paste(self, portrait: Portrait, crop: Any, feather: float, mask: Any = None) -> tuple[Any]:
+        from ..core_models.face.pasting import paste_crops
+        from .images import checked_image, frames_from_image, image_from_frames, masks_from_mask
+
+        masks = masks_from_mask(mask) if mask is not None else None
+        count = len(checked_image(crop))
+        frames = paste_crops(portrait, frames_from_image(crop), count, masks, feather)
+        return (image_from_frames(frames, count),)

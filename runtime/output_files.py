@@ -1,0 +1,85 @@
+"""Files that nodes save: the next free name in the output folder, and the graph to store in them."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from .host import host
+
+DEFAULT_NAME = "TalkingPortrait"
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A file about to be saved.
+
+    path: where. folder: the host's output folder, in or below which it lies.
+    """
+
+    path: Path
+    folder: Path
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """What ComfyUI's page needs to show the file."""
+        subfolder = self.path.parent.relative_to(self.folder).as_posix()
+        return {
+            "filename": self.path.name,
+            "subfolder": "" if subfolder == "." else subfolder,
+            "type": "output",
+        }
+
+
+def next_output_file(prefix: str, suffix: str, size: tuple[int, int] = (0, 0)) -> OutputFile:
+    """Return the next free name, prefix_00001_ + suffix, in the host's output folder, and make its folder.
+
+    prefix: may name folders below the output folder. As in ComfyUI, %width% and %height% in it stand for
+    `size`, in pixels, and %year%, %month%, %day%, %hour%, %minute%, %second% for the time.
+    Raises ValueError for a prefix that leads out of the output folder, OSError when the folder cannot be
+    made.
+    """
+    folder = Path(host().output_folder).resolve()
+    if prefix.endswith(("/", "\\")) or not prefix.strip():
+        prefix += DEFAULT_NAME
+    target = (folder / _filled_in(prefix, size)).resolve()
+    if not target.is_relative_to(folder):
+        raise ValueError(f"filename_prefix {prefix!r} leads out of the output folder {folder}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    used = [_counter(path.name, target.name) for path in target.parent.iterdir()]
+    return OutputFile(target.with_name(f"{target.name}_{max(used, default=0) + 1:05}_{suffix}"), folder)
+
+
+def _filled_in(prefix: str, size: tuple[int, int]) -> str:
+    now = datetime.now()
+    values = {"width": size[0], "height": size[1]}
+    for name in ("year", "month", "day", "hour", "minute", "second"):
+        values[name] = f"{getattr(now, name):02}"
+    return re.sub(r"%(\w+)%", lambda found: str(values.get(found[1], found[0])), prefix.replace("\\", "/"))
+
+
+def _counter(name: str, prefix: str) -> int:
+    """Return the number in a file's name prefix_00012_.mp4, or 0 when it is another file."""
+    found = re.match(re.escape(prefix) + r"_(\d+)_", name)
+    return int(found[1]) if found else 0
+
+
+def workflow_metadata(
+    prompt: Mapping[str, Any] | None, extra_pnginfo: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """Return the graph as text tags for a saved file, as ComfyUI's own nodes write them.
+
+    prompt: the graph in API form; extra_pnginfo: what the page sent along, its graph under "workflow".
+    Empty when ComfyUI was told to save no metadata.
+    """
+    settings = getattr(sys.modules.get("comfy.cli_args"), "args", None)
+    if getattr(settings, "disable_metadata", False):
+        return {}
+    entries = {**(extra_pnginfo or {}), **({"prompt": prompt} if prompt is not None else {})}
+    return {key: json.dumps(value) for key, value in entries.items()}
