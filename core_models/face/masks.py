@@ -1,4 +1,4 @@
-"""Face, mouth and motion masks drawn from the contours of the landmarks.
+"""Face, mouth and motion masks drawn from the outlines of the landmarks.
 
 All masks are (H, W) float32 0..1. `grow_px` moves the contour outwards (inwards when negative); `feather_px`
 is the width of the soft edge outside it, so that everything inside the grown contour stays 1. Both are in
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import cv2
 import numpy as np
 
-from .topology import FACE_OVAL, LIPS_CONTOUR
+from .topology import LIPS_CONTOUR, canonical_face
 
 MASK_KINDS = ("face", "mouth", "motion")
 _FRACTION_BITS = 4
@@ -22,18 +22,22 @@ _FRACTION_BITS = 4
 def face_mask(
     landmarks: np.ndarray, size: tuple[int, int], grow_px: float = 0.0, feather_px: float = 0.0
 ) -> np.ndarray:
-    """Return the mask of the face: within the oval from forehead to chin.
+    """Return the mask of the face from forehead to chin: the outline of the whole mesh as the camera sees it.
+
+    On a turned face that takes in the cheek and nose that reach past the oval on the far side.
 
     landmarks: (478, 3) or (468, 3) pixels; size: (width, height) of the mask.
     """
-    return contour_mask(landmarks, FACE_OVAL, size, grow_px, feather_px)
+    points = np.asarray(landmarks, np.float64)[:, :2]
+    return outline_mask(points[canonical_face().triangles], size, grow_px, feather_px)
 
 
 def mouth_mask(
     landmarks: np.ndarray, size: tuple[int, int], grow_px: float = 0.0, feather_px: float = 0.0
 ) -> np.ndarray:
     """Return the mask of the mouth: within the outer contour of the lips. Arguments as for `face_mask`."""
-    return contour_mask(landmarks, LIPS_CONTOUR, size, grow_px, feather_px)
+    points = np.asarray(landmarks, np.float64)[:, :2]
+    return outline_mask(points[None, list(LIPS_CONTOUR)], size, grow_px, feather_px)
 
 
 def motion_mask(
@@ -75,37 +79,39 @@ def masks_of_frames(
     return np.stack(masks)
 
 
-def contour_mask(
-    landmarks: np.ndarray, contour: Iterable[int], size: tuple[int, int], grow_px: float, feather_px: float
+def outline_mask(
+    polygons: np.ndarray, size: tuple[int, int], grow_px: float = 0.0, feather_px: float = 0.0
 ) -> np.ndarray:
-    """Return the mask of the polygon through the landmarks `contour`; arguments as for `face_mask`."""
+    """Return the mask of everything that polygons (N, K, 2) in pixels cover; the rest as for `face_mask`."""
     width, height = size
     if width < 1 or height < 1:
         raise ValueError(f"a mask of {width} x {height} px has no pixels")
     if not (math.isfinite(grow_px) and math.isfinite(feather_px) and feather_px >= 0):
         raise ValueError(f"grow_px {grow_px} must be finite, feather_px {feather_px} finite and not negative")
-    points = np.asarray(landmarks, np.float64)[list(contour), :2]
+    points = polygons.reshape(-1, 2)
     margin = math.ceil(max(0.0, grow_px) + feather_px) + 2
-    # Only the contour's own box is worked on: masks of large pictures cost no more than those of small ones.
+    # Only the outline's own box is worked on: masks of large pictures cost no more than those of small ones.
     left, top = np.maximum(np.floor(points.min(axis=0)).astype(int) - margin, 0)
     right, bottom = np.minimum(np.ceil(points.max(axis=0)).astype(int) + margin + 1, (width, height))
     mask = np.zeros((height, width), np.float32)
     if left < right and top < bottom:
-        distance = _distance_outside(points - (left, top), (right - left, bottom - top)) - grow_px
+        distance = _distance_outside(polygons - (left, top), (right - left, bottom - top)) - grow_px
         mask[top:bottom, left:right] = _soft_edge(distance, feather_px)
     return mask
 
 
-def _distance_outside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return each pixel's distance in pixels to a polygon, negative inside, (H, W) float32.
+def _distance_outside(polygons: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return each pixel's distance in pixels to the polygons' union, negative inside, (H, W) float32.
 
-    Measured between pixel centres of a raster polygon, on a canvas padded so that its border counts as
+    Measured between pixel centres of the raster union, on a canvas padded so that its border counts as
     outside.
     """
     padding = 1
     canvas = np.zeros((size[1] + 2 * padding, size[0] + 2 * padding), np.uint8)
-    fixed = np.rint((points + padding) * (1 << _FRACTION_BITS)).astype(np.int32)
-    cv2.fillPoly(canvas, [fixed], 1, lineType=cv2.LINE_8, shift=_FRACTION_BITS)
+    for polygon in np.rint((polygons + padding) * (1 << _FRACTION_BITS)).astype(np.int32):
+        cv2.fillPoly(
+            canvas, [polygon], 1, lineType=cv2.LINE_8, shift=_FRACTION_BITS
+        )  # one by one: they overlap
     if not canvas.any():
         return np.full((size[1], size[0]), np.inf, np.float32)
     outside = cv2.distanceTransform(1 - canvas, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

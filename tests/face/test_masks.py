@@ -36,6 +36,18 @@ def test_face_mask_covers_the_oval(points):
     assert mask[5, 5] == 0
 
 
+def test_face_mask_of_a_turned_face_takes_in_the_far_side():
+    """Turned by 40 degrees, the nose reaches past the oval; the mask covers every point of the mesh."""
+    from talking_portrait.core_models.face.pose import project_shape
+    from talking_portrait.core_models.face.topology import canonical_face
+    from talking_portrait.core_models.types import HeadPose
+
+    points = project_shape(canonical_face().vertices, HeadPose((0, 40, 0), (256, -256, 0), 20.0))
+    columns, rows = np.rint(points[:, :2]).astype(int).T
+    assert (face_mask(points, SIZE, 1)[rows, columns] == 1).all()  # 1 pixel for the rounding of the points
+    assert (face_mask(points, SIZE)[rows, columns] == 1).mean() > 0.97
+
+
 def test_mouth_lies_in_the_face_and_motion_is_the_rest(points):
     face, mouth, motion = (draw(points, SIZE, 3, 5) for draw in (face_mask, mouth_mask, motion_mask))
     assert (mouth <= face).all()
