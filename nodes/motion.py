@@ -260,8 +260,8 @@ class AdjustMotion:
                         "min": 0.0,
                         "max": 2.0,
                         "step": 0.01,
-                        "tooltip": "Width in seconds of the smoothing; 0 leaves the motion as it is. Blinks are "
-                        "not smoothed.",
+                        "tooltip": "Width of the smoothing in seconds; 0 leaves the motion as it is. Blinks "
+                        "are not smoothed.",
                     },
                 ),
             }
@@ -350,8 +350,8 @@ class JoinMotion:
                         "min": 0.0,
                         "max": 10.0,
                         "step": 0.04,
-                        "tooltip": "Seconds in which one motion blends into the next; the whole gets shorter by "
-                        "that much per seam.",
+                        "tooltip": "Seconds in which one motion blends into the next; the whole gets shorter "
+                        "by that much per seam.",
                     },
                 ),
             },
