@@ -2,8 +2,9 @@
 
     python benchmarks/mesh_renderer.py [--picture face.jpg --bundle face_landmarker.task] [--sizes 512 1024]
 
-Without a picture it animates scikit-image's public-domain astronaut, cropped to the face as a portrait would be, with
-its landmarks found by the bundle. The motion moves everything in every frame: jaw, lips, lids, gaze, brows and head.
+Without a picture it animates scikit-image's public-domain astronaut, cropped to the face as a portrait would
+be, with its landmarks found by the bundle. The motion moves everything in every frame: jaw, lips, lids, gaze,
+brows and head.
 """
 
 from __future__ import annotations

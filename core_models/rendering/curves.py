@@ -45,7 +45,7 @@ def opening_outline(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
 def bounding_window(
     points: np.ndarray, margin: float, size: tuple[int, int]
 ) -> tuple[int, int, int, int] | None:
-    """Return (left, top, right, bottom) whole pixels around points, clipped to (width, height); None when empty."""
+    """Return whole pixels (left, top, right, bottom) around points, clipped to (width, height), or None."""
     left, top = np.floor(points.min(axis=0) - margin).astype(int)
     right, bottom = np.ceil(points.max(axis=0) + margin).astype(int) + 1
     window = (max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1]))
@@ -92,9 +92,9 @@ def heal_line(
 ) -> None:
     """Close a line with what lies on both sides of it, in place.
 
-    Where two edges meet, the softened warp passes quickly through what used to lie between them (white of the eye,
-    teeth). A band of half-width `reach` pixels along an open row of points (M, 2) is replaced by the mean of the
-    picture at that distance on either side; `across` is the unit vector (2,) across the line.
+    Where two edges meet, the softened warp passes quickly through what used to lie between them (white of the
+    eye, teeth). A band of half-width `reach` pixels along an open row of points (M, 2) is replaced by the
+    mean of the picture at that distance on either side; `across` is the unit vector (2,) across the line.
     """
     left, top, right, bottom = window
     below = target[top:bottom, left:right]

@@ -1,7 +1,7 @@
 """Eyeballs, the lash line, and gaze.
 
-The eyeball is a layer of its own, moved rigidly with the head and seen through the opening between the lids, so a
-lid covers the iris instead of squashing it. Neither lids nor gaze go through the linear basis.
+The eyeball is a layer of its own, moved rigidly with the head and seen through the opening between the lids,
+so a lid covers the iris instead of squashing it. Neither lids nor gaze go through the linear basis.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from .curves import (
     continued,
     fit_affine,
     heal_line,
-    line_mask,
     opening_outline,
     outline_mask,
     smooth_curve,
@@ -32,10 +31,14 @@ GAZE_ALONG = 0.09
 IRIS_MARGIN = 1.15
 """Times the iris radius that move whole; the shift falls to 0 at half an eye's width."""
 
-LASH_STRENGTH = 0.8
+LASH_STRENGTH = 0.9
+LASH_DARKNESS = 0.7
+"""Of the darkest colour along the photo's own lid; closed lashes lie on each other."""
 LASH_CLOSURE = (0.05, 0.50)
-LASH_THICKNESS = 0.10
-"""Centimetres."""
+LASH_THICKNESS = 0.20
+"""Centimetres at the middle of the lid; the stroke tapers to the corners."""
+THINNEST_LASH = 1.2
+"""Pixels."""
 SEAM_CLOSURE = (0.70, 0.95)
 SEAM_REACH = 0.10
 """Centimetres, plus the warp's softness: the band under a closed lid that is healed."""
@@ -50,7 +53,8 @@ LAYER_FADE = 0.06
 class Eyeball:
     """One eye of the photo, ready to be seen through moving lids.
 
-    texture: (h, w, 3) uint8, the eye with its lids filled in from the eyeball; its corner is at `origin` (x, y).
+    texture: (h, w, 3) uint8, the eye with its lids filled in from the eyeball; its corner is at `origin`
+        (x, y).
     contour: (16, 2) float32 the opening in the photo, picture pixels.
     iris: (2,) its centre, picture pixels; iris_radius: pixels; width: pixels between the eye's corners.
     across, down: (2,) unit vectors along the eye towards the picture's right, and down.
@@ -126,7 +130,7 @@ def _lash_colour(picture: np.ndarray, lid: np.ndarray) -> np.ndarray:
     line = np.clip(line, 0, (picture.shape[1] - 1, picture.shape[0] - 1))
     colours = picture[line[:, 1], line[:, 0]].astype(np.float32)
     darkest = np.argsort(colours.sum(axis=1))[: max(1, len(colours) // 4)]
-    return colours[darkest].mean(axis=0)
+    return LASH_DARKNESS * colours[darkest].mean(axis=0)
 
 
 def draw_eye(
@@ -141,8 +145,8 @@ def draw_eye(
 ) -> None:
     """Draw one eye over the warped canvas (h, w, 3) uint8, in place.
 
-    points, rigid_points: (N, 2) float32 in canvas pixels, the moved mesh and the mesh moved by the head alone;
-    the eyeball's own numbers are in picture pixels. softness: pixels over which the warp is blurred.
+    points, rigid_points: (N, 2) float32 in canvas pixels, the moved mesh and the mesh moved by the head
+    alone; the eyeball's own numbers are in picture pixels. softness: pixels over which the warp is blurred.
     """
     strength = layer_strength(target, side)
     if strength <= 0:
@@ -173,13 +177,16 @@ def _draw_lashes(
     reach: float,
 ) -> None:
     """Close the seam under a nearly closed lid and draw the dark line of its edge, in place."""
-    line = smooth_curve(points[list(eyeball.indices.upper)])[SLICE_WITHOUT_CORNERS]
+    edge = smooth_curve(points[list(eyeball.indices.upper)])
     healed = float(smoothstep(*SEAM_CLOSURE, closure))
     if healed > 0:
-        heal_line(canvas, window, line, eyeball.down, reach, healed)
+        heal_line(canvas, window, edge[SLICE_WITHOUT_CORNERS], eyeball.down, reach, healed)
     lash = LASH_STRENGTH * float(smoothstep(*LASH_CLOSURE, closure))
     if lash > 0:
-        weight = line_mask(line, window, LASH_THICKNESS * pixels_per_cm) * lash
+        thickness = max(LASH_THICKNESS * pixels_per_cm, THINNEST_LASH)
+        half = 0.5 * thickness * np.sin(np.linspace(0, np.pi, len(edge)))[:, None] * eyeball.down
+        stroke = np.concatenate([edge - half, (edge + half)[-2:0:-1]])
+        weight = outline_mask(stroke, window, 0.3 * thickness) * lash
         blend(canvas, window, np.broadcast_to(eyeball.lash_colour, (*weight.shape, 3)), weight)
 
 

@@ -123,8 +123,8 @@ class RingLayout:
 
     vertices: (N, 3) float32 canonical centimetres, innermost ring first.
     rigid_weights: (N,) float32, each vertex's share of the head's motion; shoulders stay.
-    anchors: (RING_SIZE, 2) int and shares: (RING_SIZE, 2) float32: the two face vertices each column starts from,
-        and how much of their expression it takes.
+    anchors: (RING_SIZE, 2) int and shares: (RING_SIZE, 2) float32: the two face vertices each column
+        starts from, and how much of their expression it takes.
     """
 
     vertices: np.ndarray
@@ -136,8 +136,8 @@ class RingLayout:
 def ring_layout(face: np.ndarray, rotation: np.ndarray) -> RingLayout:
     """Return the rings around a face (>= 468, 3) in canonical centimetres, seen at `rotation` (3, 3).
 
-    The rings grow from the silhouette in the picture's plane, not in the head's: on the far side of a turned head
-    they would otherwise fold back over the cheek.
+    The rings grow from the silhouette in the picture's plane, not in the head's: on the far side of a turned
+    head they would otherwise fold back over the cheek.
     """
     axes = _upright_axes(rotation)
     seen = face[:MESH_POINT_COUNT] @ axes.T
@@ -161,7 +161,7 @@ def ring_layout(face: np.ndarray, rotation: np.ndarray) -> RingLayout:
 
 
 def _upright_axes(rotation: np.ndarray) -> np.ndarray:
-    """Return (3, 3): the picture's axes turned in its plane so that the head's top is up; rows are the axes."""
+    """Return (3, 3): the picture's axes as rows, turned in its plane so that the head's top is up."""
     up = rotation[:2, 1] / np.linalg.norm(rotation[:2, 1])
     in_plane = np.array([[up[1], -up[0], 0], [up[0], up[1], 0], [0, 0, 1]])
     return in_plane @ rotation
@@ -178,7 +178,7 @@ def _ring(base: np.ndarray, middle: np.ndarray, up: np.ndarray, factor: float) -
 
 
 def _silhouette(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (anchors, shares), both (RING_SIZE, 2): where each oval column meets the outline of points (468, 2).
+    """Return (anchors, shares), both (RING_SIZE, 2): where oval columns meet the outline of points (468, 2).
 
     On a frontal face that is the oval itself; on the far side of a turned one, the hull of what is seen.
     """
@@ -213,7 +213,7 @@ def _ray_exit(ray: np.ndarray, corners: np.ndarray, following: np.ndarray) -> tu
 
 
 def ring_triangles(first_ring_vertex: int) -> np.ndarray:
-    """Return (2 * (RING_COUNT + 1) * RING_SIZE, 3) int32: strips from the face's oval out to the last ring."""
+    """Return (2 * (RING_COUNT + 1) * RING_SIZE, 3) int32: strips from the face's oval to the last ring."""
     loops = [np.array(FACE_OVAL)]
     loops += [first_ring_vertex + ring * RING_SIZE + np.arange(RING_SIZE) for ring in range(RING_COUNT + 1)]
     strips = []

@@ -1,8 +1,8 @@
 """Lids: how they close, widen, squint and follow the gaze, and the mesh they are made of.
 
-Landmarks of the upper lid's edge lie a little inside the eye, so the strip above them carries some white of the eye
-and the shadow under the lashes. A closed lid must be skin: a margin row, placed where the photo's skin begins, slides
-down to the edge as the lid closes and leaves that strip behind.
+Landmarks of the upper lid's edge lie a little inside the eye, so the strip above them carries some white of
+the eye and the shadow under the lashes. A closed lid must be skin: a margin row, placed where the photo's
+skin begins, slides down to the edge as the lid closes and leaves that strip behind.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ EYES = (
 def move_lids(shape: np.ndarray, target: TargetExpression, margins: np.ndarray) -> None:
     """Close, widen and squint both eyes of a moved shape (N, 3) in canonical centimetres, in place.
 
-    The last MARGIN_COUNT rows are the margin vertices; `margins` (2,) says where they lie, see `margin_vertices`.
+    The last MARGIN_COUNT rows are the margin vertices; `margins` (2,) says where they lie, see
+    `margin_vertices`.
     """
     for side, eye in enumerate(EYES):
         closure, widening = lid_motion(target, side)
@@ -125,7 +126,7 @@ def _margin_rows(vertex_count: int, side: int) -> slice:
 
 
 def margin_vertices(face: np.ndarray, margins: np.ndarray) -> np.ndarray:
-    """Return (MARGIN_COUNT, D): a row per eye above the upper lid's edge, at `margins` (2,) of the way to the ring."""
+    """Return (MARGIN_COUNT, D): a row per eye, `margins` (2,) of the way from the lid's edge to the ring."""
     rows = [_between_edge_and_ring(face, eye, margins[side]) for side, eye in enumerate(EYES)]
     return np.concatenate(rows)
 
@@ -171,7 +172,7 @@ def lid_strip_triangles(triangles: np.ndarray) -> np.ndarray:
 
 
 def margin_triangles(first_margin_vertex: int) -> np.ndarray:
-    """Return (T, 3) int32: strips from each first ring over the margin row to the lid's edge, facing the camera."""
+    """Return (T, 3) int32: strips from each first ring over the margin row to the upper lid's edge."""
     strips = []
     for side, eye in enumerate(EYES):
         margin = first_margin_vertex + side * LID_POINTS + np.arange(LID_POINTS)

@@ -33,7 +33,7 @@ def mouth_opening(points: np.ndarray) -> float:
 def collapse_seam(shape: np.ndarray) -> np.ndarray:
     """Return a copy of a face shape (N, 3) whose inner lips meet on their midline.
 
-    On a closed photo the two inner contours enclose nothing but noise; collapsed, the mouth opens at the lip line.
+    On a closed photo the two inner contours enclose nothing but noise; collapsed, it opens at the lip line.
     """
     collapsed = shape.copy()
     middle = (shape[_UPPER] + shape[_LOWER]) / 2
@@ -42,7 +42,7 @@ def collapse_seam(shape: np.ndarray) -> np.ndarray:
 
 
 def settle_lips(shape: np.ndarray, seal: float, overlap: float) -> None:
-    """Make the lips of a moved face shape (N, 3) meet rather than cross, and close what `seal` asks; in place.
+    """Make the lips of a moved face shape (N, 3) meet rather than cross, and seal them as asked, in place.
 
     seal: 0..1 share of any gap to close. overlap: centimetres the lips overlap when fully sealed.
     """

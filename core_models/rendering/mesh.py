@@ -1,8 +1,8 @@
 """The mesh renderer: a photo, painting or statue talks by warping it, with no weights.
 
-The 478-point face mesh is moved by blendshapes and head pose in the face's own shape, and the full-resolution photo is
-resampled through it. What is behind the surface (eyeballs, the inside of the mouth) is laid over as layers of its own.
-Everything outside the moving region stays the photo, bit for bit.
+The 478-point face mesh is moved by blendshapes and head pose in the face's own shape, and the full-resolution
+photo is resampled through it. What is behind the surface (eyeballs, the inside of the mouth) is laid over as
+layers of its own. Everything outside the moving region stays the photo, bit for bit.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ class MeshRenderer:
     def render(self, motion: FaceMotion, index: int) -> np.ndarray:
         """Return frame `index` of a blendshape motion as a new (H, W, 3) uint8 RGB picture.
 
-        A frame in which nothing moves is the photo. Raises ValueError for motion in another space and IndexError for
-        a frame the motion does not have.
+        A frame in which nothing moves is the photo. Raises ValueError for motion in another space and
+        IndexError for a frame the motion does not have.
         """
         motion.require_space(BLENDSHAPES)
         if not -motion.frame_count <= index < motion.frame_count:
@@ -192,7 +192,7 @@ class MeshRenderer:
         return moved
 
     def _projected(self, shape: np.ndarray, head: head_turn.HeadMove) -> tuple[np.ndarray, np.ndarray]:
-        """Return where vertices land under a head move: (N, 2) picture pixels and (N,) depth in centimetres."""
+        """Return where vertices land under a head move: (N, 2) picture pixels, (N,) depth in centimetres."""
         weights = self._rigid_weights if len(shape) == len(self._rigid_weights) else 1.0
         turned = (shape - head_turn.NECK_PIVOT) @ head.rotation.T + head_turn.NECK_PIVOT
         placed = shape + weights * (head.scale * turned - shape)
@@ -243,7 +243,7 @@ class MeshRenderer:
 
 
 def _whole_basis(rings: head_turn.RingLayout) -> np.ndarray:
-    """Return (52, N, 3) float32: the blendshape basis over face, irises (still), rings and lid margins (set later)."""
+    """Return (52, N, 3) float32: the basis over face, irises (still), rings and lid margins (set later)."""
     face = displacement_basis()
     irises = np.zeros((len(face), LANDMARK_COUNT - MESH_POINT_COUNT, 3), np.float32)
     margins = np.zeros((len(face), MARGIN_COUNT, 3), np.float32)
@@ -251,7 +251,7 @@ def _whole_basis(rings: head_turn.RingLayout) -> np.ndarray:
 
 
 def _make_mesh(points: np.ndarray) -> warp.TriangleMesh:
-    """Return the triangles of face, rings and lids that can be drawn in the photo, where they lie, and their layers."""
+    """Return the triangles of face, rings and lids that can be drawn, where they lie, and their layers."""
     canonical = canonical_face()
     face = canonical.triangles[~lid_strip_triangles(canonical.triangles)]
     orientation = _orientation(canonical.vertices, face)

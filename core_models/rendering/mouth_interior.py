@@ -1,7 +1,7 @@
 """The mouth's inside: painted in the photo's own colours, with the photo's own teeth where they show.
 
-The warp stays continuous over the opening (it merely stretches the lip line), and the inside is laid over it through
-a mask of its own, so nothing tears.
+The warp stays continuous over the opening (it merely stretches the lip line), and the inside is laid over it
+through a mask of its own, so nothing tears.
 """
 
 from __future__ import annotations
@@ -84,10 +84,12 @@ class MouthInterior:
 
     lip, skin, tooth, flesh: (3,) float32 colours 0..255. teeth_strength: 0..1.
     seam: (3,) polynomial coefficients of the resting upper lip line, y(x) in canonical centimetres.
-    half_width: canonical centimetres. rest_frame: (2, 3) affine from canonical (x, y) at the lips to the picture.
+    half_width: canonical centimetres. rest_frame: (2, 3) affine from canonical (x, y) at the lips to the
+        picture.
     grain: (GRAIN_TILE, GRAIN_TILE) float32 noise as strong as the photo's own.
     own: (h, w) float32 0..1, where the photo's own open mouth shows its inside, None for a closed mouth;
-        own_texture: (h, w, 3) uint8, that inside, continued under the upper lip; own_origin: their corner (x, y).
+        own_texture: (h, w, 3) uint8, that inside, continued under the upper lip; own_origin: their corner
+            (x, y).
     """
 
     lip: np.ndarray
@@ -109,7 +111,8 @@ def make_mouth_interior(
 ) -> MouthInterior:
     """Read the photo's colours and, when its mouth is open, where its own inside shows.
 
-    picture: (H, W, 3) uint8; points: (>= 468, 2) landmarks in its pixels; shape: (>= 468, 3) canonical centimetres;
+    picture: (H, W, 3) uint8; points: (>= 468, 2) landmarks in its pixels; shape: (>= 468, 3) canonical
+        centimetres;
     rest_frame: (2, 3) affine from canonical (x, y) at the depth of the lips to the picture.
     """
     radius = 0.05 * mouth_width(points)
@@ -158,9 +161,11 @@ def draw_mouth_interior(
 ) -> None:
     """Lay the inside of the mouth over the warped canvas (h, w, 3) uint8, in place.
 
-    points: (N, 2) moved mesh in canvas pixels; shape: (N, 3) moved face in canonical centimetres, lips settled.
+    points: (N, 2) moved mesh in canvas pixels; shape: (N, 3) moved face in canonical centimetres, lips
+        settled.
     frame: (2, 3) affine from canonical (x, y) at the lips to the canvas, moved by the head alone.
-    own_motion: how far the inner lips moved from the photo's, in mouth widths; 0 leaves an open photo as it is.
+    own_motion: how far the inner lips moved from the photo's, in mouth widths; 0 leaves an open photo as
+        it is.
     rounding: 0..1, how much the lips are pursed away from the teeth.
     """
     width = mouth_width(points)
@@ -190,7 +195,7 @@ def _painted(
     gap: float,
     rounding: float,
 ) -> np.ndarray:
-    """Return the painted inside over a window, float32 (h, w, 3): cavity, tongue, teeth, darker to the sides."""
+    """Return the painted inside over a window, float32 (h, w, 3): cavity, tongue, teeth, dark sides."""
     x, y = _canonical_coordinates(frame, window)
     across = x * np.float32(1 / mouth.half_width)
     floor = float(shape[_LOWER[5], 1])
@@ -211,7 +216,7 @@ def _paint_teeth(
     gap: float,
     rounding: float,
 ) -> None:
-    """Paint the upper teeth, and the lower ones of a wide mouth, in place; x, y canonical centimetres (h, w)."""
+    """Paint upper teeth, and the lower ones of a wide mouth, in place; x, y canonical centimetres (h, w)."""
     across = x * np.float32(1 / mouth.half_width)
     sides = 1 - smoothstep(TEETH_HALF_WIDTH - 0.2, TEETH_HALF_WIDTH + 0.12, np.abs(across))
     teeth = mouth.teeth_strength * sides * (1 - TEETH_HIDDEN_BY_ROUNDING * rounding)
@@ -284,7 +289,7 @@ def _composed(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
 def _own_interior(
     picture: np.ndarray, points: np.ndarray
 ) -> tuple[np.ndarray | None, np.ndarray | None, tuple[int, int]]:
-    """Return (weight, texture, their corner): an open photo's own inside, inset, feathered, continued upwards."""
+    """Return (weight, texture, their corner): an open photo's own inside, inset and continued upwards."""
     width = mouth_width(points)
     upper, lower = points[_UPPER], points[_LOWER]
     window = bounding_window(np.concatenate([upper, lower]), 4 + 0.15 * width, picture.shape[1::-1])
@@ -358,5 +363,5 @@ def _tiled(tile: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def skull_frame(origin: np.ndarray, right: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """Return the affine (2, 3) from canonical (x, y) to pixels, given where (0, 0), (1, 0) and (0, 1) land."""
+    """Return the affine (2, 3) from canonical (x, y) to pixels that (0, 0), (1, 0) and (0, 1) land on."""
     return fit_affine(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.stack([origin, right, up]))

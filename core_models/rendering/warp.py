@@ -1,7 +1,7 @@
-"""The warp: moved triangles become a map from each output pixel back to the photo, and the photo is resampled.
+"""The warp: moved triangles become a map from each output pixel back to the photo.
 
-The map is worked out on a coarse grid and enlarged, which costs a fraction of full resolution and, with a light
-blur, is also the antialiasing of silhouettes. Only the bounding box of the moving region is touched.
+The map is worked out on a coarse grid and enlarged, which costs a fraction of full resolution and, with a
+light blur, is also the antialiasing of silhouettes. Only the bounding box of the moving region is touched.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class TriangleMesh:
 
     triangles: (T, 3) int32, drawable in the photo.
     orientation: (T,) float32, +1 or -1: the sign of each triangle's area when it faces the camera.
-    layer: (T,) float32: 0 eye and mouth interiors, 1 skin, 2 upper lids and upper lip; higher is drawn over lower.
+    layer: (T,) float32: 0 eye and mouth interiors, 1 skin, 2 upper lids and upper lip; higher is drawn
+        over lower.
     source: (N, 2) float32, where each vertex is in the photo, in picture pixels.
     """
 

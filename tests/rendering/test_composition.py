@@ -71,12 +71,12 @@ def test_eye_coefficients_never_reach_the_linear_basis():
 @pytest.mark.parametrize(
     ("asked", "sealed"),
     [
-        (dict(), False),
-        (dict(jawOpen=0.05, mouthClose=0.05, mouthPress=0.35, mouthRollLower=0.1), True),
-        (dict(jawOpen=0.4, mouthClose=0.4), True),
-        (dict(jawOpen=0.4), False),
-        (dict(jawOpen=0.4, mouthClose=0.05), False),
-        (dict(mouthPucker=0.7, jawOpen=0.1), False),
+        ({}, False),
+        ({"jawOpen": 0.05, "mouthClose": 0.05, "mouthPress": 0.35, "mouthRollLower": 0.1}, True),
+        ({"jawOpen": 0.4, "mouthClose": 0.4}, True),
+        ({"jawOpen": 0.4}, False),
+        ({"jawOpen": 0.4, "mouthClose": 0.05}, False),
+        ({"mouthPucker": 0.7, "jawOpen": 0.1}, False),
     ],
 )
 def test_lips_seal_for_p_b_m_only(asked, sealed):

@@ -100,11 +100,11 @@ def test_the_moving_region_leaves_the_pictures_corners(renderer):
 @pytest.mark.parametrize(
     ("asked", "moving", "still"),
     [
-        (dict(jawOpen=0.6), [13, 14, 152], [33, 263, 10]),
-        (dict(eyeBlinkLeft=1.0), [386, 374], [159, 145, 13, 14]),
-        (dict(mouthSmileLeft=0.8), [291, 409], [33, 133, 10]),
-        (dict(browOuterUp=0.9), [105, 334], [13, 14, 152]),
-        (dict(eyeLookUp=0.9), [468, 473], [13, 14, 152]),
+        ({"jawOpen": 0.6}, [13, 14, 152], [33, 263, 10]),
+        ({"eyeBlinkLeft": 1.0}, [386, 374], [159, 145, 13, 14]),
+        ({"mouthSmileLeft": 0.8}, [291, 409], [33, 133, 10]),
+        ({"browOuterUp": 0.9}, [105, 334], [13, 14, 152]),
+        ({"eyeLookUp": 0.9}, [468, 473], [13, 14, 152]),
     ],
 )
 def test_each_shape_changes_its_own_part_of_the_face(renderer, asked, moving, still):
@@ -173,9 +173,9 @@ def test_a_frame_past_the_end_is_refused(renderer):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        (dict(interpolation="nearest"), "cubic, linear"),
-        (dict(expression_strength=-1), "expression_strength is -1"),
-        (dict(head_strength=float("nan")), "head_strength is nan"),
+        ({"interpolation": "nearest"}, "cubic, linear"),
+        ({"expression_strength": -1}, "expression_strength is -1"),
+        ({"head_strength": float("nan")}, "head_strength is nan"),
     ],
 )
 def test_bad_parameters_are_named(parameters, message):
