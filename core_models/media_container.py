@@ -25,12 +25,24 @@ def open_media(path: str | os.PathLike[str]) -> av.container.InputContainer:
         if not file.read(1):
             raise ValueError(f"{path} is an empty file (0 bytes)")
     try:
-        return av.open(str(path), metadata_errors="replace")
+        container = av.open(str(path), metadata_errors="replace")
     except av.error.FFmpegError as error:
         raise ValueError(
             f"{path} is not a sound or video file that can be read, or it is cut off ({error.strerror}); "
             "convert or copy it again"
         ) from error
+    kind = _kind_ffmpeg_plays_as_video(container.format.name)
+    if kind is not None:
+        container.close()
+        raise ValueError(f"{path} is a {kind}, expected a sound or video file")
+    return container
+
+
+def _kind_ffmpeg_plays_as_video(format_name: str) -> str | None:
+    """Return "text file" or "picture" for what ffmpeg opens as a video of scrolling text or of one frame."""
+    if format_name == "tty":
+        return "text file"
+    return "picture" if format_name == "image2" or format_name.endswith("_pipe") else None
 
 
 def stream_kinds(container: av.container.InputContainer) -> str:

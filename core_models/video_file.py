@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +22,7 @@ from .audio.frame_clock import exact_rate, frame_count, sample_count
 from .audio.resample import resample, to_mono, with_length
 from .media_container import is_cover_picture, open_media, stream_kinds
 from .types import ProgressCallback
+from .whole_file import renamed_when_whole
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +38,10 @@ AAC_BIT_RATE_PER_CHANNEL = 96_000
 
 HIGHEST_RATE = 240
 """Frames per second above which a file's stated rate is taken for a time base and not believed."""
+HEADER_SLACK = 0.02
+"""Share of its duration that a file may lack before it counts as cut off: some headers are not exact."""
+RATES_FOR_VARIABLE = (10, 12, 15, 20, 24, 25, 30, 50, 60, 120)
+"""A file of variable rate is read at the lowest of these that is not below its average."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,19 @@ def _picture_stream(container: av.container.InputContainer, path: Path) -> av.Vi
 
 
 def _own_rate(stream: av.VideoStream) -> Fraction:
-    for rate in (stream.guessed_rate, stream.average_rate):
-        if rate is not None and 1 <= rate <= HIGHEST_RATE:
-            return exact_rate(float(rate))
-    return Fraction(25)
+    rates = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate is not None]
+    believable = [rate for rate in rates if 1 <= rate <= HIGHEST_RATE]
+    if not believable:
+        return Fraction(25)
+    average = stream.average_rate or believable[0]
+    if stream.base_rate is not None and abs(stream.base_rate - average) > average / 100:
+        return _rate_of_variable(believable[0])
+    return exact_rate(float(believable[0]))
+
+
+def _rate_of_variable(average: Fraction) -> Fraction:
+    enough = [rate for rate in RATES_FOR_VARIABLE if rate >= average * Fraction(99, 100)]
+    return Fraction(min(enough, default=HIGHEST_RATE))
 
 
 def _promised_frames(container: av.container.InputContainer, stream: av.VideoStream, rate: Fraction) -> int:
@@ -111,27 +123,34 @@ def _decoded(
     container: av.container.InputContainer, stream: av.VideoStream, path: Path
 ) -> Iterator[av.VideoFrame]:
     """Yield decoded frames; raise ValueError where the file is damaged or ends too early."""
-    time = 0.0
+    end = 0.0
     try:
         for frame in container.decode(stream):
-            time = frame.time if frame.time is not None else time
+            if frame.time is not None:
+                end = frame.time + float(frame.duration * frame.time_base)
             yield frame
     except av.error.FFmpegError as error:
         raise ValueError(
-            f"{path} is damaged or cut off after {time:.2f} s ({error.strerror}); use another copy"
+            f"{path} is damaged or cut off after {end:.2f} s ({error.strerror}); use another copy"
         ) from error
-    _expect_whole(stream, time, path)
+    _expect_whole(container, stream, end, path)
 
 
-def _expect_whole(stream: av.VideoStream, last_time: float, path: Path) -> None:
-    """Some formats end silently when cut off: compare with the duration in the header."""
-    if not stream.duration or not stream.average_rate:
+def _expect_whole(
+    container: av.container.InputContainer, stream: av.VideoStream, end: float, path: Path
+) -> None:
+    """Most formats end silently when cut off: compare with the duration in the header."""
+    if stream.duration:
+        promised = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    elif container.duration and len(container.streams) == 1:
+        promised = container.duration / av.time_base
+    else:
         return
-    promised = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-    if last_time + 2 / float(stream.average_rate) + 0.5 < promised:
+    two_frames = 2 / float(stream.average_rate or 25)
+    if end + max(two_frames, promised * HEADER_SLACK) < promised:
         raise ValueError(
-            f"{path} is cut off: its header promises {promised:.2f} s of video but the last frame is at "
-            f"{last_time:.2f} s; use another copy"
+            f"{path} is cut off: its header promises {promised:.2f} s of video, but it ends after "
+            f"{end:.2f} s; use another copy"
         )
 
 
@@ -233,7 +252,7 @@ def write_video(
     _check_settings(fps, crf, metadata or {})
     track = _encodable(sound) if sound is not None else None
     total = frame_total or _known_length(frames)
-    with _renamed_when_whole(target) as unfinished:
+    with renamed_when_whole(target) as unfinished:
         options = {"movflags": "use_metadata_tags+faststart"}
         if track is not None:
             options["movie_timescale"] = str(track.sample_rate)
@@ -267,25 +286,6 @@ def _check_settings(fps: float, crf: int, metadata: Mapping[str, str]) -> None:
 
 def _known_length(frames: Iterable[np.ndarray]) -> int:
     return len(frames) if hasattr(frames, "__len__") else 0
-
-
-@contextmanager
-def _renamed_when_whole(target: Path) -> Iterator[Path]:
-    """Give a temporary path beside `target`; rename it on success, remove it on anything else."""
-    if not target.parent.exists():
-        raise FileNotFoundError(f"the folder {target.parent} does not exist: create it or choose another")
-    unfinished = target.parent / f".{target.stem[:100]}.{uuid.uuid4().hex}.part"
-    try:
-        os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except OSError as error:
-        raise type(error)(
-            error.errno, f"cannot write into the folder {target.parent} ({error.strerror}): choose another"
-        ) from error
-    try:
-        yield unfinished
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _encodable(sound: Sound) -> Sound:
@@ -368,9 +368,9 @@ class _Encoder:
     def _add_sound(self, end: int) -> None:
         """Encode the samples up to `end`, at most one block; silence after the sound's end."""
         block = with_length(self._sound.waveform[:, self._samples_done : end], end - self._samples_done)
-        frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(block), format="fltp", layout=AAC_LAYOUTS[self._sound.channel_count]
-        )
+        packed = np.ascontiguousarray(block.T).reshape(1, -1)
+        layout = AAC_LAYOUTS[self._sound.channel_count]
+        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
         frame.sample_rate = self._sound.sample_rate
         frame.pts, frame.time_base = self._samples_done, Fraction(1, self._sound.sample_rate)
         self._container.mux(self._audio.encode(frame))

@@ -100,16 +100,17 @@ def _decode_stream(
     start: float | None = None
     sample_rate, channels = 0, 0
     for frame in _frames(container, stream, path):
-        piece = _to_float(frame)
         if not pieces:
-            sample_rate, channels = frame.sample_rate, len(piece)
+            sample_rate, channels = frame.sample_rate, len(frame.layout.channels)
             start = frame.time
-        if (frame.sample_rate, len(piece)) != (sample_rate, channels):
+            resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=sample_rate)
+        now = len(frame.layout.channels), frame.sample_rate
+        if now != (channels, sample_rate):
             raise ValueError(
-                f"{path} changes from {channels} channels at {sample_rate} Hz to {len(piece)} at "
-                f"{frame.sample_rate} Hz within the sound; re-export it with one layout"
+                f"{path} changes from {channels} channels at {sample_rate} Hz to {now[0]} at {now[1]} Hz "
+                "within the sound; re-export it with one layout"
             )
-        pieces.append(piece)
+        pieces.append(_to_float(frame, resampler))
     if not pieces:
         raise ValueError(f"{path} has a sound stream with 0 samples")
     waveform = np.concatenate(pieces, axis=1)[:, : _edited_length(container, stream)]
@@ -139,17 +140,14 @@ def _frames(
         logger.warning("%s is damaged at its end, after %.2f s (%s)", path, time, damage.strerror)
 
 
-def _to_float(frame: av.AudioFrame) -> np.ndarray:
-    """Return one decoded frame as (C, T) float32 with full scale -1..1."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, len(frame.layout.channels)).T
-    if samples.dtype.kind == "f":
-        return samples.astype(np.float32)
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    full_scale = -float(np.iinfo(samples.dtype).min)
-    return (samples / full_scale).astype(np.float32)
+def _to_float(frame: av.AudioFrame, resampler: av.AudioResampler) -> np.ndarray:
+    """Return one decoded frame as (C, T) float32 with full scale -1..1.
+
+    The resampler only packs and scales. Planar frames are never read directly: PyAV 18 counts the planes of 8
+    channels wrongly and crashes.
+    """
+    packed = [part.to_ndarray().reshape(-1, len(frame.layout.channels)) for part in resampler.resample(frame)]
+    return np.concatenate(packed).T
 
 
 def _edited_length(container: av.container.InputContainer, stream: av.AudioStream) -> int | None:
