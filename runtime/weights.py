@@ -6,16 +6,12 @@ model paths included; the folders of TALKING_PORTRAIT_MODELS; the user's cache.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from ..weights_manifest.fetching import fetch_row
 from ..weights_manifest.manifest import PACKAGE_FOLDER, WeightRow, weight_row
-
-MODELS_VARIABLE = "TALKING_PORTRAIT_MODELS"
-"""Environment variable: a folder of weight files, or several separated as in PATH."""
+from .host import MODELS_VARIABLE, host
 
 
 class WeightNotFoundError(FileNotFoundError):
@@ -55,37 +51,7 @@ def weight_folders(row: WeightRow) -> list[Path]:
     """Return the folders searched for a row's file, in order, whether they exist or not."""
     if row.source.kind == "embedded":
         return [(PACKAGE_FOLDER / row.source.path).parent]
-    return _models_folders(row.comfyui_folder)
-
-
-def _models_folders(kind: str) -> list[Path]:
-    return [*_comfyui_folders(kind), *_variable_folders(kind), user_models_folder()]
-
-
-def _comfyui_folders(kind: str) -> list[Path]:
-    folder_paths = sys.modules.get("folder_paths")
-    if folder_paths is None or "comfy.model_management" not in sys.modules:
-        return []
-    known = folder_paths.get_folder_paths(kind) if kind in folder_paths.folder_names_and_paths else []
-    own = Path(folder_paths.models_dir) / kind
-    return list(dict.fromkeys([*map(Path, known), own]))
-
-
-def _variable_folders(kind: str) -> list[Path]:
-    listed = os.environ.get(MODELS_VARIABLE, "").split(os.pathsep)
-    folders = [Path(entry).expanduser() for entry in listed if entry.strip()]
-    return [place for folder in folders for place in (folder, folder / kind)]
-
-
-def user_models_folder() -> Path:
-    """Return the folder in the user's cache that fetched weights go to outside ComfyUI."""
-    if sys.platform == "win32":
-        cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        cache = Path.home() / "Library" / "Caches"
-    else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "talking_portrait" / "models"
+    return host().model_folders(row.comfyui_folder)
 
 
 def _not_found_message(row: WeightRow, places: list[Path], damaged: list[str]) -> str:
@@ -103,7 +69,7 @@ def _not_found_message(row: WeightRow, places: list[Path], damaged: list[str]) -
 
 def fetch_folder(row: WeightRow) -> Path:
     """Return the folder a row's file is fetched into: ComfyUI's, the variable's, or the user's cache."""
-    return _models_folders(row.comfyui_folder)[0]
+    return host().model_folders(row.comfyui_folder)[0]
 
 
 def fetch_weight(name: str, progress: Callable[[int, int], None] | None = None) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from talking_portrait.runtime import weights
+from talking_portrait.runtime.host import ComfyUIHost, StandaloneHost, user_models_folder
 from talking_portrait.runtime.weights import WeightNotFoundError, fetch_weight, find_weight
 from talking_portrait.weights_manifest.manifest import weight_row
 
@@ -27,7 +28,7 @@ def empty_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.delitem(sys.modules, "folder_paths", raising=False)
+    monkeypatch.setattr(weights, "host", StandaloneHost)
     return tmp_path
 
 
@@ -41,6 +42,7 @@ def comfyui(empty_machine, monkeypatch):
     module.get_folder_paths = lambda kind: module.folder_names_and_paths[kind][0]
     monkeypatch.setitem(sys.modules, "folder_paths", module)
     monkeypatch.setitem(sys.modules, "comfy.model_management", types.ModuleType("comfy.model_management"))
+    monkeypatch.setattr(weights, "host", ComfyUIHost)
     return module
 
 
@@ -50,7 +52,7 @@ def test_nowhere(empty_machine):
     message = str(error.value)
     for part in (
         "face_landmarker.task",
-        str(weights.user_models_folder()),
+        str(user_models_folder()),
         "https://",
         "download_if_missing",
     ):
@@ -62,7 +64,7 @@ def test_order_of_the_places(comfyui, empty_machine, monkeypatch):
     variable = empty_machine / "mine"
     monkeypatch.setenv("TALKING_PORTRAIT_MODELS", str(variable))
     for folder in (
-        weights.user_models_folder(),
+        user_models_folder(),
         variable,
         empty_machine / "ComfyUI" / "models" / "mediapipe",
         empty_machine / "extra" / "mediapipe",
@@ -93,7 +95,7 @@ def test_cut_off_file_is_not_taken(empty_machine, monkeypatch):
     put(empty_machine / "a", size=1000)
     with pytest.raises(WeightNotFoundError, match=f"1000 bytes instead of {SIZE}"):
         find_weight("face_landmarker")
-    whole = put(weights.user_models_folder())
+    whole = put(user_models_folder())
     assert find_weight("face_landmarker") == whole
 
 
@@ -118,7 +120,7 @@ def test_fetching_goes_where_finding_looks(empty_machine, monkeypatch):
 
     monkeypatch.setattr(weights, "fetch_row", fetch_row)
     path = fetch_weight("face_landmarker")
-    assert fetched == [weights.user_models_folder()]
+    assert fetched == [user_models_folder()]
     assert find_weight("face_landmarker") == path
     assert fetch_weight("face_landmarker") == path
     assert len(fetched) == 1
