@@ -9,6 +9,7 @@ compared with the voiced energy, and with a real man's lips where a film is at h
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import sys
@@ -136,7 +137,9 @@ def mouth_scores(predict: Predictor, clips: list[Clip]) -> dict[str, float]:
     }
 
 
-def pocket_predictor(model: PocketModel, parameters: SamplingParameters, emotion: Emotion | None = None) -> Predictor:
+def pocket_predictor(
+    model: PocketModel, parameters: SamplingParameters, emotion: Emotion | None = None
+) -> Predictor:
     """Return the model as a function of sound."""
     return lambda sound: sample_motion(model, embed_audio(sound), emotion, parameters)
 
@@ -181,7 +184,10 @@ def speechless_scores(predict: Predictor) -> dict[str, float]:
             f"{kind} open": float(
                 np.mean(
                     np.concatenate(
-                        [aperture(predict(noise_sound(kind, 8.0, seed)).expression) >= CLOSED_APERTURE for seed in range(4)]
+                        [
+                            aperture(predict(noise_sound(kind, 8.0, seed)).expression) >= CLOSED_APERTURE
+                            for seed in range(4)
+                        ]
                     )
                 )
             )
@@ -204,11 +210,13 @@ def emotion_scores(model: PocketModel, clips: list[Clip]) -> dict[str, float]:
             tracks[name] = predict(clip.sound).expression
             means[name].append(tracks[name].mean(axis=0))
         jaws = {name: track[:, BLENDSHAPE_INDEX["jawOpen"]] for name, track in tracks.items()}
-        jaw_correlations += [correlation(jaws["neutral"], jaw) for name, jaw in jaws.items() if name != "neutral"]
+        jaw_correlations += [
+            correlation(jaws["neutral"], jaw) for name, jaw in jaws.items() if name != "neutral"
+        ]
     half = len(clips) // 2
     centroids = {name: np.mean(rows[:half], axis=0) for name, rows in means.items()}
     named = [
-        min(centroids, key=lambda other: np.linalg.norm(centroids[other] - row)) == name  # noqa: B023
+        min(centroids, key=lambda other: np.linalg.norm(centroids[other] - row)) == name
         for name, rows in means.items()
         for row in rows[half:]
     ]
@@ -229,7 +237,9 @@ def seam_ratios(motion: FaceMotion, window: int) -> dict[str, float]:
         at_border[border - 1 : border + OVERLAP_FRAMES] = True
     moving = values.std(axis=0) > 1e-3
     return {
-        name: float(steps[at_border, i].mean() / steps[~at_border, i].mean()) for i, name in enumerate(names) if moving[i]
+        name: float(steps[at_border, i].mean() / steps[~at_border, i].mean())
+        for i, name in enumerate(names)
+        if moving[i]
     }
 
 
@@ -241,14 +251,19 @@ def blinks_per_minute(motion: FaceMotion) -> float:
 
 def performance_scores(model: PocketModel, long_sound: Sound) -> dict[str, float]:
     """Return blinks a minute, the spread of yaw against the truth's, and the worst seam, over several seeds."""
-    tracks = [sample_motion(model, embed_audio(long_sound), None, SamplingParameters(seed=seed)) for seed in range(6)]
+    tracks = [
+        sample_motion(model, embed_audio(long_sound), None, SamplingParameters(seed=seed))
+        for seed in range(6)
+    ]
     waveform = resample(to_mono(long_sound), SAMPLE_RATE).waveform[0]
     level = frame_levels(mel_decibels(waveform), tracks[0].frame_count - 1)
     truth = [perform(np.clip((level + 40) / 40, 0, 1), np.random.default_rng(seed))[0] for seed in range(6)]
     still = SamplingParameters(seed=0, blinks_per_minute=0, gaze=False)
     seams: dict[str, list[float]] = {}
     for seed in range(6):
-        track = sample_motion(model, embed_audio(long_sound), None, SamplingParameters(**{**vars(still), "seed": seed}))
+        track = sample_motion(
+            model, embed_audio(long_sound), None, SamplingParameters(**{**vars(still), "seed": seed})
+        )
         for name, ratio in seam_ratios(track, model.parameters_used.denoiser.window).items():
             seams.setdefault(name, []).append(ratio)
     worst = max(seams, key=lambda name: np.mean(seams[name]))
@@ -256,7 +271,10 @@ def performance_scores(model: PocketModel, long_sound: Sound) -> dict[str, float
     true_spread = [np.mean([t[:, axis].std() for t in truth]) for axis in range(3)]
     return {
         "blinks per minute": float(np.mean([blinks_per_minute(track) for track in tracks])),
-        **{f"{n} spread ratio": float(a / b) for n, a, b in zip(("pitch", "yaw", "roll"), spread, true_spread, strict=True)},
+        **{
+            f"{n} spread ratio": float(a / b)
+            for n, a, b in zip(("pitch", "yaw", "roll"), spread, true_spread, strict=True)
+        },
         "worst seam ratio": float(np.mean(seams[worst])),
         "worst seam channel": worst,
     }
@@ -267,13 +285,13 @@ def band_energy(sound: Sound, fps: float) -> np.ndarray:
     mono = resample(to_mono(sound), SAMPLE_RATE).waveform[0]
     band = sosfiltfilt(butter(4, SPEECH_BAND, "bandpass", fs=SAMPLE_RATE, output="sos"), mono)
     edges = np.round(np.arange(0, len(band) / SAMPLE_RATE, 1 / fps) * SAMPLE_RATE).astype(int)
-    power = np.array([np.mean(band[a:b] ** 2) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    power = np.array([np.mean(band[a:b] ** 2) for a, b in itertools.pairwise(edges)])
     level = 10 * np.log10(power + 1e-10)
     return gaussian_filter1d(np.maximum(level - (np.percentile(level, 95) - 40), 0), 1.0)
 
 
 def real_speech_scores(predict: Predictor, sound: Sound) -> dict[str, float]:
-    """Return the jaw's correlation with voiced energy, its best lag, and how often the mouth is open in quiet frames."""
+    """Return the jaw's correlation with voiced energy, its best lag, and the share of quiet frames open."""
     motion = predict(sound)
     energy = band_energy(sound, FPS)
     count = min(len(energy), motion.frame_count)
@@ -327,9 +345,16 @@ def real_face_scores(model: PocketModel, film: Path, bundle: Path) -> dict[str, 
         ("energy", band_energy(sound, fps)),
     ):
         count = min(len(track), len(gaps))
-        by_lag = {lag: lagged_correlation(track[:count], gaps[:count], lag) for lag in range(-LAG_LIMIT, LAG_LIMIT + 1)}
+        by_lag = {
+            lag: lagged_correlation(track[:count], gaps[:count], lag)
+            for lag in range(-LAG_LIMIT, LAG_LIMIT + 1)
+        }
         best = max(by_lag, key=by_lag.get)
-        scores |= {f"{name} at lag 0": by_lag[0], f"{name} at best lag": by_lag[best], f"{name} best lag": best}
+        scores |= {
+            f"{name} at lag 0": by_lag[0],
+            f"{name} at best lag": by_lag[best],
+            f"{name} best lag": best,
+        }
     return scores
 
 

@@ -43,7 +43,9 @@ def add_reverberation(power: Tensor, generator: torch.Generator) -> Tensor:
     level = 10 ** (_uniform(generator, (batch, 1, 1), -25, -8) / 10)
     chosen = (torch.rand(batch, 1, 1, generator=generator) < REVERB_CHANCE).float()
     lag = (torch.arange(length)[:, None] - torch.arange(length)[None]).float()[None] / 100
-    kernel = torch.where(lag > 0, torch.exp(-lag.clamp(min=0) * 4.6 / decay), torch.zeros(())) * level * chosen
+    kernel = (
+        torch.where(lag > 0, torch.exp(-lag.clamp(min=0) * 4.6 / decay), torch.zeros(())) * level * chosen
+    )
     return power + torch.bmm(kernel, power)
 
 
@@ -54,7 +56,9 @@ def equalise(power: Tensor, generator: torch.Generator) -> Tensor:
     curve = _uniform(generator, (batch, 1), -TILT_DECIBELS, TILT_DECIBELS) * axis
     for cycles in (1.5, 3.0, 5.0):
         phase = _uniform(generator, (batch, 1), 0, 6.283)
-        curve = curve + _uniform(generator, (batch, 1), 0, RIPPLE_DECIBELS) * torch.sin(cycles * 3.1416 * axis + phase)
+        curve = curve + _uniform(generator, (batch, 1), 0, RIPPLE_DECIBELS) * torch.sin(
+            cycles * 3.1416 * axis + phase
+        )
     curve = curve + _uniform(generator, (batch, 1), -GAIN_DECIBELS, GAIN_DECIBELS)
     return power * 10 ** (curve[:, None] / 10)
 
@@ -63,7 +67,9 @@ def limit_band(power: Tensor, generator: torch.Generator) -> Tensor:
     """Cut the highs (and some lows) of some items, as telephones and codecs do."""
     batch, _, bands = power.shape
     chosen = torch.rand(batch, 1, generator=generator) < BAND_LIMIT_CHANCE
-    cut = torch.where(chosen, _uniform(generator, (batch, 1), 45, bands), torch.full((batch, 1), float(bands)))
+    cut = torch.where(
+        chosen, _uniform(generator, (batch, 1), 45, bands), torch.full((batch, 1), float(bands))
+    )
     low = torch.where(chosen, _uniform(generator, (batch, 1), -6, 8), torch.zeros(batch, 1))
     axis = torch.arange(bands)[None]
     kept = torch.sigmoid((cut - axis) * 2) * torch.sigmoid((axis - low + 2) * 2)

@@ -20,15 +20,35 @@ NOD_DEGREES = (1.0, 4.0)
 NOD_CHANCE, BROW_CHANCE = 0.60, 0.45
 NOD_SIGMA_FRAMES, BROW_SIGMA_FRAMES = 4.0, 3.5
 BROW_HEIGHT = (0.15, 0.45)
-TRANSLATION_PER_DEGREE = 0.004  # face units of sideways travel per degree of yaw, and of sinking per degree of pitch
+TRANSLATION_PER_DEGREE = (
+    0.004  # face units of sideways travel per degree of yaw, and of sinking per degree of pitch
+)
 POSE_SIZE = 6  # pitch, yaw, roll, x, y, z
 
 EMOTION_SHAPES: dict[str, dict[str, float]] = {
-    "happy": {"mouthSmile": 0.60, "cheekSquint": 0.40, "eyeSquint": 0.20, "browOuterUp": 0.12, "mouthDimple": 0.15},
-    "sad": {"mouthFrown": 0.50, "browInnerUp": 0.65, "mouthShrugLower": 0.25, "eyeSquint": 0.12, "browDown": 0.08},
+    "happy": {
+        "mouthSmile": 0.60,
+        "cheekSquint": 0.40,
+        "eyeSquint": 0.20,
+        "browOuterUp": 0.12,
+        "mouthDimple": 0.15,
+    },
+    "sad": {
+        "mouthFrown": 0.50,
+        "browInnerUp": 0.65,
+        "mouthShrugLower": 0.25,
+        "eyeSquint": 0.12,
+        "browDown": 0.08,
+    },
     "angry": {"browDown": 0.70, "noseSneer": 0.30, "eyeSquint": 0.30, "mouthPress": 0.12, "mouthFrown": 0.22},
     "surprised": {"browInnerUp": 0.65, "browOuterUp": 0.70, "eyeWide": 0.55, "mouthUpperUp": 0.05},
-    "disgusted": {"noseSneer": 0.65, "mouthUpperUp": 0.28, "browDown": 0.35, "cheekSquint": 0.30, "mouthFrown": 0.18},
+    "disgusted": {
+        "noseSneer": 0.65,
+        "mouthUpperUp": 0.28,
+        "browDown": 0.35,
+        "cheekSquint": 0.30,
+        "mouthFrown": 0.18,
+    },
 }
 """Offsets at strength 1, after the facial action units usual for each emotion; both sides alike."""
 
@@ -107,6 +127,13 @@ def perform(level: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np
     rotation[:, 0] += bumps(count, nods, rng.uniform(*NOD_DEGREES, len(nods)), NOD_SIGMA_FRAMES)
     brow = bumps(count, raises, rng.uniform(*BROW_HEIGHT, len(raises)), BROW_SIGMA_FRAMES)
     translation = np.stack(
-        [TRANSLATION_PER_DEGREE * rotation[:, 1], -TRANSLATION_PER_DEGREE * rotation[:, 0], 0 * rotation[:, 0]], axis=1
+        [
+            TRANSLATION_PER_DEGREE * rotation[:, 1],
+            -TRANSLATION_PER_DEGREE * rotation[:, 0],
+            0 * rotation[:, 0],
+        ],
+        axis=1,
     )
-    return np.concatenate([rotation, translation], axis=1).astype(np.float32), np.clip(brow, 0, 0.6).astype(np.float32)
+    return np.concatenate([rotation, translation], axis=1).astype(np.float32), np.clip(brow, 0, 0.6).astype(
+        np.float32
+    )

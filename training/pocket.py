@@ -136,7 +136,9 @@ class WindowSampler:
     def batch(self, size: int, dropout: float) -> Batch:
         """Return `size` windows."""
         emotions = [self.draw_emotion(dropout) for _ in range(size)]
-        mel, motion, phones, closed = (np.stack(part) for part in zip(*map(self.window, emotions), strict=True))
+        mel, motion, phones, closed = (
+            np.stack(part) for part in zip(*map(self.window, emotions), strict=True)
+        )
         return Batch(
             mel=torch.from_numpy(mel),
             motion=torch.from_numpy(motion),
@@ -166,7 +168,9 @@ def lip_aperture(expression: Tensor) -> Tensor:
     return jaw + 0.125 * parting
 
 
-def mouth_loss(model: PocketModel, batch: Batch, features: Tensor, target: Tensor, p: TrainingParameters) -> Tensor:
+def mouth_loss(
+    model: PocketModel, batch: Batch, features: Tensor, target: Tensor, p: TrainingParameters
+) -> Tensor:
     """Return the loss of the direct estimate: coefficients, their velocity, the aperture and the closure."""
     inner = slice(EDGE_FRAMES, -EDGE_FRAMES)
     emotion = batch.emotion[:, None].expand(-1, features.shape[1], -1)
@@ -177,20 +181,29 @@ def mouth_loss(model: PocketModel, batch: Batch, features: Tensor, target: Tenso
     loss = loss + p.velocity_weight * (weights * error.diff(dim=1) ** 2).mean()
     scale, offset = model.motion_std[:52], model.motion_mean[:52]
     aperture = lip_aperture(estimate * scale + offset) - lip_aperture(target[..., :52] * scale + offset)
-    loss = loss + p.aperture_weight * F.smooth_l1_loss(aperture[:, inner], torch.zeros_like(aperture[:, inner]), beta=0.03)
+    loss = loss + p.aperture_weight * F.smooth_l1_loss(
+        aperture[:, inner], torch.zeros_like(aperture[:, inner]), beta=0.03
+    )
     logits = model.encoder.closure_logits(features).float()[:, inner]
     return loss + p.closure_weight * F.binary_cross_entropy_with_logits(logits, batch.closed[:, inner])
 
 
 def diffusion_loss(
-    model: PocketModel, batch: Batch, features: Tensor, target: Tensor, p: TrainingParameters, generator: torch.Generator
+    model: PocketModel,
+    batch: Batch,
+    features: Tensor,
+    target: Tensor,
+    p: TrainingParameters,
+    generator: torch.Generator,
 ) -> Tensor:
     """Return the denoising loss over the window that follows the previous frames."""
     before = model.parameters_used.denoiser.previous_frames
     size = round(DENOISER_SHARE * len(target))
     target, features = target[:size], features[:size]
     window = target[:, before:]
-    prefix = target[:, :before] + p.previous_noise * torch.randn(target[:, :before].shape, generator=generator)
+    prefix = target[:, :before] + p.previous_noise * torch.randn(
+        target[:, :before].shape, generator=generator
+    )
     steps = torch.randint(0, TRAINING_STEPS, (len(window),), generator=generator)
     signal = alphas_cumprod(p.schedule)[steps][:, None, None]
     noise = torch.randn(window.shape, generator=generator)
@@ -228,7 +241,12 @@ def motion_statistics(sampler: WindowSampler, windows: int = 2000) -> tuple[Tens
 
 def learning_rate_at(step: int, progress: float, p: TrainingParameters) -> float:
     """Return the learning rate: a linear warm-up, then a cosine down to zero over the time given."""
-    return p.learning_rate * min(1.0, (step + 1) / p.warmup_steps) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return (
+        p.learning_rate
+        * min(1.0, (step + 1) / p.warmup_steps)
+        * 0.5
+        * (1 + math.cos(math.pi * min(1.0, progress)))
+    )
 
 
 @torch.no_grad()
@@ -252,13 +270,17 @@ def train(recordings: list[Recording], p: TrainingParameters, checkpoint: Path |
     """Return the averaged model after `p.minutes` of training; `checkpoint` is rewritten every few minutes."""
     model, average = new_model(p), new_model(p)
     denoiser = model.parameters_used.denoiser
-    sampler = WindowSampler(recordings, denoiser.previous_frames + denoiser.window, np.random.default_rng(p.seed))
+    sampler = WindowSampler(
+        recordings, denoiser.previous_frames + denoiser.window, np.random.default_rng(p.seed)
+    )
     mean, std = motion_statistics(sampler)
     for network in (model, average):
         network.motion_mean.copy_(mean)
         network.motion_std.copy_(std)
     generator = torch.Generator().manual_seed(p.seed)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=p.learning_rate, weight_decay=p.weight_decay, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=p.learning_rate, weight_decay=p.weight_decay, betas=(0.9, 0.98)
+    )
     began, step, saved = time.monotonic(), 0, time.monotonic()
     while (progress := (time.monotonic() - began) / (60 * p.minutes)) < 1:
         for group in optimiser.param_groups:
@@ -272,7 +294,9 @@ def train(recordings: list[Recording], p: TrainingParameters, checkpoint: Path |
         optimiser.step()
         update_average(average, model, min(p.average_decay, (step + 1) / (step + 10)))
         if step % 100 == 0:
-            logger.info("step %d, %.0f %%, %s", step, 100 * progress, {k: round(v, 4) for k, v in parts.items()})
+            logger.info(
+                "step %d, %.0f %%, %s", step, 100 * progress, {k: round(v, 4) for k, v in parts.items()}
+            )
         if checkpoint is not None and time.monotonic() - saved > 180:
             save_model(average, checkpoint, {"step": step})
             saved = time.monotonic()
@@ -285,7 +309,9 @@ def save_model(model: PocketModel, path: Path, facts: dict) -> None:
     """Write the weights as float16 safetensors, with sizes and `facts` in the metadata, through a temporary name."""
     from safetensors.torch import save_file
 
-    shared = {name for name in model.state_dict() if name.endswith("rotary_emb.freqs") and ".0.2." not in name}
+    shared = {
+        name for name in model.state_dict() if name.endswith("rotary_emb.freqs") and ".0.2." not in name
+    }
     tensors = {
         name: value.half().contiguous() if name not in ("motion_mean", "motion_std") else value
         for name, value in model.state_dict().items()
@@ -301,12 +327,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="talking-portrait train pocket", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("pocket.safetensors"), help="weight file to write")
-    parser.add_argument("--data", type=Path, help="keep the made data here, and reuse it when it exists (.npz)")
+    parser.add_argument(
+        "--data", type=Path, help="keep the made data here, and reuse it when it exists (.npz)"
+    )
     parser.add_argument("--minutes", type=float, default=TrainingParameters.minutes)
     parser.add_argument("--seed", type=int, default=TrainingParameters.seed)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the data to make; small for a trial")
-    parser.add_argument("--prediction", choices=("x0", "epsilon"), default="x0", help="epsilon: KDTalker's recipe")
-    parser.add_argument("--schedule", choices=("cosine", "linear"), default="cosine", help="linear: KDTalker's betas")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="share of the data to make; small for a trial"
+    )
+    parser.add_argument(
+        "--prediction", choices=("x0", "epsilon"), default="x0", help="epsilon: KDTalker's recipe"
+    )
+    parser.add_argument(
+        "--schedule", choices=("cosine", "linear"), default="cosine", help="linear: KDTalker's betas"
+    )
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args(arguments)
 

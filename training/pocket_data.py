@@ -30,12 +30,51 @@ from .visemes import PHONE_CLASS_INDEX, SILENCE, Phone
 
 logger = logging.getLogger(__name__)
 
-ESPEAK_LANGUAGES = ("en", "en-us", "de", "fr", "es", "ru", "pt", "sv", "en-gb-scotland", "es-419", "pt-br", "fr-be")
+ESPEAK_LANGUAGES = (
+    "en",
+    "en-us",
+    "de",
+    "fr",
+    "es",
+    "ru",
+    "pt",
+    "sv",
+    "en-gb-scotland",
+    "es-419",
+    "pt-br",
+    "fr-be",
+)
 HELD_OUT_LANGUAGES = ("it", "pl")
 ESPEAK_VARIANTS = (
     *("m1", "m2", "m3", "m4", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "croak", "klatt", "klatt2", "klatt3"),
-    *("Andy", "Annie", "Gene", "Jacky", "Lee", "Mario", "Michael", "Mike", "Steph", "Steph2", "Steph3", "Tweaky"),
-    *("aunty", "boris", "david", "edward", "linda", "rob", "steph", "travis", "belinda", "benjamin", "ed", "john"),
+    *(
+        "Andy",
+        "Annie",
+        "Gene",
+        "Jacky",
+        "Lee",
+        "Mario",
+        "Michael",
+        "Mike",
+        "Steph",
+        "Steph2",
+        "Steph3",
+        "Tweaky",
+    ),
+    *(
+        "aunty",
+        "boris",
+        "david",
+        "edward",
+        "linda",
+        "rob",
+        "steph",
+        "travis",
+        "belinda",
+        "benjamin",
+        "ed",
+        "john",
+    ),
 )
 HELD_OUT_VARIANTS = ("f5", "m5", "klatt4", "Alicia", "Rob", "Diogo", "Max")
 FLITE_VOICES = ("slt", "awb", "kal", "kal16")
@@ -163,7 +202,9 @@ def music(duration: float, rng: np.random.Generator) -> np.ndarray:
             local = np.clip(time - start, 0, None)
             envelope = np.minimum(local / 0.01, 1) * np.exp(-local / rng.uniform(0.1, 1.0))
             phases = 2 * np.pi * pitch * partials[:, None] * local[None]
-            sound += envelope * (timbre[:, None] * np.sin(phases) * (pitch * partials < 7000)[:, None]).sum(axis=0)
+            sound += envelope * (timbre[:, None] * np.sin(phases) * (pitch * partials < 7000)[:, None]).sum(
+                axis=0
+            )
     for start in np.arange(0, duration, beat * rng.choice([0.5, 1])):
         local = np.clip(time - start, 0, None)
         sound += rng.uniform(0, 2) * (local > 0) * np.exp(-local / 0.05) * rng.standard_normal(len(time))

@@ -113,7 +113,9 @@ class EspeakSynthesiser:
         self._sound, self._events = [], []
         data = text.encode()
         self._library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _ESPEAK_UTF8, None, None)
-        sound = np.concatenate(self._sound).astype(np.float32) / 32768 if self._sound else np.zeros(1, np.float32)
+        sound = (
+            np.concatenate(self._sound).astype(np.float32) / 32768 if self._sound else np.zeros(1, np.float32)
+        )
         phones = espeak_phones(self._events, self.rate, len(sound) / self.rate)
         return Utterance(soxr.resample(sound, self.rate, SAMPLE_RATE), tuple(phones), f"espeak:{voice.name}")
 
@@ -157,9 +159,13 @@ def natural_phones(segments: list[tuple[str, float]], phone_set: dict[str, str])
 
 def _run(command: list[str], timeout: float = 120) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, errors="replace")
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, check=False, errors="replace"
+        )
     except FileNotFoundError as error:
-        raise SynthesiserMissingError(f"{command[0]} is not installed: apt-get install {command[0]}") from error
+        raise SynthesiserMissingError(
+            f"{command[0]} is not installed: apt-get install {command[0]}"
+        ) from error
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]} failed ({done.returncode}): {done.stderr.strip()[-300:]}")
     return done.stdout

@@ -31,8 +31,8 @@ FUNCTION_WORDS = {
     "sv": "och i att en det som på är men med bara mycket",
 }
 ENDINGS = (".", ".", ".", "?", "!", ", ")
-ONSETS = "p b m t d k g f v s z l r n h j sh ch th w p b m br pl".split()
-NUCLEI = "a e i o u a o ai au ei".split()
+ONSETS = tuple("pbmtdkgfvszlrnhj") + ("sh", "ch", "th", "w", "p", "b", "m", "br", "pl")
+NUCLEI = ["a", "e", "i", "o", "u", "a", "o", "ai", "au", "ei"]
 CODAS = ["", "", "", "n", "m", "s", "t", "k", "l", "r", "p"]
 MIN_LETTERS, MAX_LETTERS = 2, 12
 

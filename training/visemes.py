@@ -31,7 +31,10 @@ CONSONANT_VISEMES: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
         ("ʃ", "ʒ", "tʃ", "dʒ", "ɕ", "ʑ", "ʂ", "ʐ", "tɕ", "dʑ", "tʂ", "dʐ"),
         (0.08, 0, 0.25, 0.45, 0, 0.15, 0.12, 0, 0, 0),
     ),
-    "kk": (("k", "g", "ɡ", "ŋ", "x", "q", "c", "ɟ", "ç", "ʁ", "ɣ", "χ"), (0.17, 0, 0, 0, 0.08, 0.10, 0.04, 0, 0, 0)),
+    "kk": (
+        ("k", "g", "ɡ", "ŋ", "x", "q", "c", "ɟ", "ç", "ʁ", "ɣ", "χ"),
+        (0.17, 0, 0, 0, 0.08, 0.10, 0.04, 0, 0, 0),
+    ),
     "RR": (("ɹ", "ɻ", "ɚ", "ɝ"), (0.13, 0, 0.28, 0.28, 0, 0.08, 0.04, 0, 0, 0)),
     "WW": (("w", "ɥ", "ʍ"), (0.08, 0, 0.75, 0.20, 0, 0, 0, 0, 0, 0)),
     "YY": (("j", "ʝ"), (0.11, 0, 0, 0, 0.30, 0.12, 0.05, 0, 0, 0)),
@@ -124,41 +127,33 @@ def split_ipa(text: str) -> list[str]:
     return symbols
 
 
-ARPABET = dict(
-    entry.split("=")
-    for entry in (
-        "aa=ɑ ae=æ ah=ʌ ao=ɔ aw=aʊ ax=ə axr=ɚ ay=aɪ b=b ch=tʃ d=d dh=ð dx=ɾ eh=ɛ el=l em=m en=n er=ɝ ey=eɪ f=f "
-        "g=g hh=h hv=h ih=ɪ iy=i jh=dʒ k=k l=l m=m n=n nx=n ng=ŋ ow=oʊ oy=ɔɪ p=p r=ɹ s=s sh=ʃ t=t th=θ uh=ʊ "
-        "uw=u v=v w=w y=j z=z zh=ʒ pau= h#= brth="
-    ).split()
+def phone_table(text: str) -> dict[str, str]:
+    """Return {phone: IPA} for text such as "aa=ɑ pau=" (nothing after the sign is a pause)."""
+    return dict(entry.split("=") for entry in text.split())
+
+
+ARPABET = phone_table(
+    "aa=ɑ ae=æ ah=ʌ ao=ɔ aw=aʊ ax=ə axr=ɚ ay=aɪ b=b ch=tʃ d=d dh=ð dx=ɾ eh=ɛ el=l em=m en=n er=ɝ "
+    "ey=eɪ f=f g=g hh=h hv=h ih=ɪ iy=i jh=dʒ k=k l=l m=m n=n nx=n ng=ŋ ow=oʊ oy=ɔɪ p=p r=ɹ s=s sh=ʃ "
+    "t=t th=θ uh=ʊ uw=u v=v w=w y=j z=z zh=ʒ pau= h#= brth= "
 )
-CZECH = dict(
-    entry.split("=")
-    for entry in (
-        "a=a a:=a e=ɛ e:=ɛ i=ɪ i:=i o=o o:=o u=u u:=u b=b c=ts c~=tʃ ch=x d=d d~=ɟ dz=dz dz~=dʒ f=f g=g h=h j=j "
-        "k=k l=l m=m mg=m n=n n*=ŋ n~=ɲ ng=ŋ p=p r=r r~=ř rsz=ř s=s s~=ʃ sz=ʃ t=t t~=c v=v z=z z~=ʒ zh=ʒ #= 0= oU=oʊ aU=aʊ eU=ɛʊ _="
-    ).split()
+CZECH = phone_table(
+    "a=a a:=a e=ɛ e:=ɛ i=ɪ i:=i o=o o:=o u=u u:=u b=b c=ts c~=tʃ ch=x d=d d~=ɟ dz=dz dz~=dʒ f=f g=g "
+    "h=h j=j k=k l=l m=m mg=m n=n n*=ŋ n~=ɲ ng=ŋ p=p r=r r~=ř rsz=ř s=s s~=ʃ sz=ʃ t=t t~=c v=v z=z "
+    "z~=ʒ zh=ʒ #= 0= oU=oʊ aU=aʊ eU=ɛʊ _= "
 )
-FINNISH = dict(
-    entry.split("=")
-    for entry in (
-        "a=ɑ e=e i=i o=o u=u y=y @=æ 7=ø ä=æ ö=ø b=b d=d f=f g=g h=h j=j k=k l=l m=m n=n N=ŋ p=p r=r s=s S=ʃ t=t v=ʋ #="
-    ).split()
+FINNISH = phone_table(
+    "T=t D=d a=ɑ e=e i=i o=o u=u y=y @=æ 7=ø ä=æ ö=ø b=b d=d f=f g=g h=h j=j k=k l=l m=m n=n N=ŋ p=p r=r s=s "
+    "S=ʃ t=t v=ʋ #= "
 )
-RUSSIAN = dict(
-    entry.split("=")
-    for entry in (
-        "pau= i=ɪ ii=i y=ɨ yy=ɨ u=u uu=u e=ɛ ee=ɛ a=ə aa=a ae=ə ay=ə o=o oo=o ur=ʊ ir=ɪ b=b bb=b v=v vv=v g=g gg=g "
-        "d=d dd=d zh=ʒ z=z zz=z j=j k=k kk=k l=l ll=l m=m mm=m n=n nn=n p=p pp=p r=r rr=r s=s ss=s t=t tt=t f=f ff=f "
-        "h=x hh=x c=ts ch=tɕ sh=ʃ sch=ɕ"
-    ).split()
+RUSSIAN = phone_table(
+    "pau= i=ɪ ii=i y=ɨ yy=ɨ u=u uu=u e=ɛ ee=ɛ a=ə aa=a ae=ə ay=ə o=o oo=o ur=ʊ ir=ɪ b=b bb=b v=v vv=v "
+    "g=g gg=g d=d dd=d zh=ʒ z=z zz=z j=j k=k kk=k l=l ll=l m=m mm=m n=n nn=n p=p pp=p r=r rr=r s=s "
+    "ss=s t=t tt=t f=f ff=f h=x hh=x c=ts ch=tɕ sh=ʃ sch=ɕ "
 )
-CATALAN = dict(
-    entry.split("=")
-    for entry in (
-        "pau= a=a e=e E=ɛ i=i o=o O=ɔ u=u ax=ə y=j w=w uw=w j=j b=b d=d f=f g=g k=k l=l L=ʎ m=m n=n N=ŋ J=ɲ p=p r=ɾ rr=r "
-        "s=s S=ʃ t=t v=v z=z Z=ʒ B=b D=d G=g ts=ts tS=tʃ dZ=dʒ dz=dz h=h x=x"
-    ).split()
+CATALAN = phone_table(
+    "pau= a=a e=e E=ɛ i=i o=o O=ɔ u=u ax=ə y=j w=w uw=w j=j b=b d=d f=f g=g k=k l=l L=ʎ m=m n=n N=ŋ "
+    "J=ɲ p=p r=ɾ rr=r s=s S=ʃ t=t v=v z=z Z=ʒ B=b D=d G=g ts=ts tS=tʃ dZ=dʒ dz=dz h=h x=x "
 )
 """Phone sets of recorded-voice synthesisers, each mapped to IPA."""
 

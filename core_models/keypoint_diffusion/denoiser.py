@@ -49,7 +49,9 @@ class DenoiserParameters:
         if self.schedule not in ("linear", "cosine"):
             raise ValueError(f"schedule is {self.schedule!r}, expected 'linear' or 'cosine'")
         if self.rotary_size % 2 or self.rotary_size > self.head_size:
-            raise ValueError(f"rotary_size {self.rotary_size} must be even and at most head_size {self.head_size}")
+            raise ValueError(
+                f"rotary_size {self.rotary_size} must be even and at most head_size {self.head_size}"
+            )
 
     @property
     def prefix_tokens(self) -> int:
@@ -140,7 +142,9 @@ class RotaryFrequencies(nn.Module):
 
     def angles(self, length: int) -> Tensor:
         """Return (length, size / 2) radians, counted from the first prefix token."""
-        return torch.arange(length, device=self.freqs.device, dtype=torch.float32)[:, None] * self.freqs.float()
+        return (
+            torch.arange(length, device=self.freqs.device, dtype=torch.float32)[:, None] * self.freqs.float()
+        )
 
 
 class Attention(nn.Module):

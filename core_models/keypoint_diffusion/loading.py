@@ -13,7 +13,9 @@ from .pocket import PocketModel, PocketParameters
 EMBEDDED_POCKET = Path(__file__).resolve().parent.parent / "embedded" / "pocket.safetensors"
 
 
-def load_pocket(path: str | os.PathLike[str] = EMBEDDED_POCKET, dtype: torch.dtype = torch.float32) -> PocketModel:
+def load_pocket(
+    path: str | os.PathLike[str] = EMBEDDED_POCKET, dtype: torch.dtype = torch.float32
+) -> PocketModel:
     """Return the pocket model of a safetensors file, on the CPU, in evaluation mode.
 
     The file's metadata holds the sizes. Raises FileNotFoundError when there is no such file, and ValueError
@@ -22,7 +24,9 @@ def load_pocket(path: str | os.PathLike[str] = EMBEDDED_POCKET, dtype: torch.dty
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no pocket model at {path}; reinstall the package or train one: talking-portrait train pocket")
+        raise FileNotFoundError(
+            f"no pocket model at {path}; reinstall the package or train one: talking-portrait train pocket"
+        )
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -49,7 +53,9 @@ def with_shared_rotary(state: dict[str, torch.Tensor], layers: int) -> dict[str,
     return {**state, **{name.format(layer): state[name.format(0)] for layer in range(layers)}}
 
 
-def require_matching_keys(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], source: str) -> None:
+def require_matching_keys(
+    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], source: str
+) -> None:
     """Raise ValueError naming every missing, unexpected and misshapen key, unless there are none."""
     missing = sorted(set(expected) - set(found))
     unexpected = sorted(set(found) - set(expected))

@@ -21,9 +21,7 @@ MOTION_SIZE = len(BLENDSHAPE_NAMES) + POSE_SIZE
 POCKET_EMOTIONS = EMOTION_NAMES[:6]
 """The emotions it was trained on; "fearful" is Takin-ADA's."""
 
-SAMPLED_NAMES = tuple(
-    name for name in BLENDSHAPE_NAMES if name.startswith(("brow", "eyeSquint", "eyeWide"))
-)
+SAMPLED_NAMES = tuple(name for name in BLENDSHAPE_NAMES if name.startswith(("brow", "eyeSquint", "eyeWide")))
 """Coefficients that are sampled; the mouth's are estimated, blinks and gaze are procedural."""
 
 
@@ -94,7 +92,9 @@ class PocketModel(nn.Module):
         """Return the estimated expression (B, N, 52), z-scores, for features (B, N, C), emotion (B, N, 7)."""
         return self.encoder.mouth(features, emotion)
 
-    def denoise(self, x: Tensor, prefix: Tensor, timesteps: Tensor, features: Tensor, emotion: Tensor) -> Tensor:
+    def denoise(
+        self, x: Tensor, prefix: Tensor, timesteps: Tensor, features: Tensor, emotion: Tensor
+    ) -> Tensor:
         """Return the prediction for a window, (B, N, 58).
 
         x: (B, N, 58) noisy z-scores; prefix: (B, previous_frames, 58) clean z-scores before it;

@@ -236,7 +236,9 @@ def close_lips(expression: np.ndarray, closed: np.ndarray, threshold: float) -> 
     The gate rises smoothly around the threshold. It lowers the jaw's opening, closes what is left with
     mouthClose, takes away the parting of the lips and presses them.
     """
-    gate = np.clip((closed - threshold) / max(1e-3, 1 - threshold) * 1.6 + 0.35, 0, 1) * (closed > 0.6 * threshold)
+    gate = np.clip((closed - threshold) / max(1e-3, 1 - threshold) * 1.6 + 0.35, 0, 1) * (
+        closed > 0.6 * threshold
+    )
     gate = gate * gate * (3 - 2 * gate)
     result = expression.copy()
     jaw, mouth_close = BLENDSHAPE_INDEX["jawOpen"], BLENDSHAPE_INDEX["mouthClose"]
@@ -288,7 +290,9 @@ def add_eye_life(motion: FaceMotion, parameters: SamplingParameters) -> FaceMoti
     """Return the track with procedural blinks and saccades, from generators of their own."""
     blink_seed, gaze_seed = np.random.SeedSequence(parameters.seed % 2**63).spawn(2)
     if parameters.blinks_per_minute > 0:
-        motion = add_blinks(motion, np.random.default_rng(blink_seed), per_minute=parameters.blinks_per_minute)
+        motion = add_blinks(
+            motion, np.random.default_rng(blink_seed), per_minute=parameters.blinks_per_minute
+        )
     if parameters.gaze:
         motion = add_saccades(motion, np.random.default_rng(gaze_seed))
     return motion

@@ -74,9 +74,13 @@ class SpeechEncoder(nn.Module):
         super().__init__()
         p = parameters
         self.stem = nn.Conv1d(p.mel_bands, p.width, 4, stride=2, padding=1)
-        self.fine = nn.Sequential(*(ConvolutionBlock(p.width, p.kernel, d, p.expansion) for d in p.dilations_50hz))
+        self.fine = nn.Sequential(
+            *(ConvolutionBlock(p.width, p.kernel, d, p.expansion) for d in p.dilations_50hz)
+        )
         self.halve = nn.Conv1d(p.width, p.width, 4, stride=2, padding=1)
-        self.coarse = nn.Sequential(*(ConvolutionBlock(p.width, p.kernel, d, p.expansion) for d in p.dilations_25hz))
+        self.coarse = nn.Sequential(
+            *(ConvolutionBlock(p.width, p.kernel, d, p.expansion) for d in p.dilations_25hz)
+        )
         self.norm = nn.LayerNorm(p.width)
         self.mouth = MouthHead(p)
         self.closure = nn.Linear(p.width, 1)
