@@ -23,6 +23,10 @@ LARGEST_TOTAL = 1.25
 ROUNDING_GAIN = 1.3
 """Pucker and funnel are under-read by the landmark network, so they are shown a little stronger."""
 
+FROWN_UNDOES_SMILE = 1.5
+ROUNDING_UNDOES_SMILE = 0.7
+"""A photo's own smile gives way to what is its opposite, this much per unit asked for."""
+
 ABSOLUTE_SHAPES = (
     *("jawOpen", "jawLeft", "jawRight", "jawForward", "mouthClose", "mouthLeft", "mouthRight"),
     *("mouthUpperUpLeft", "mouthUpperUpRight", "mouthLowerDownLeft", "mouthLowerDownRight"),
@@ -38,6 +42,8 @@ def _rows(*names: str) -> list[int]:
 _ABSOLUTE = _rows(*ABSOLUTE_SHAPES)
 _EYES = [index for name, index in BLENDSHAPE_INDEX.items() if name.startswith("eye")]
 _ROUNDING = _rows("mouthPucker", "mouthFunnel")
+_SMILE = _rows("mouthSmileLeft", "mouthSmileRight")
+_FROWN = _rows("mouthFrownLeft", "mouthFrownRight")
 _PRESS = _rows("mouthPressLeft", "mouthPressRight")
 _ROLL = _rows("mouthRollLower", "mouthRollUpper")
 _JAW_OPEN = BLENDSHAPE_INDEX["jawOpen"]
@@ -98,6 +104,7 @@ def compose_expression(
     change[_ROUNDING] *= ROUNDING_GAIN
     change[_JAW_OPEN] = soft_limit(change[_JAW_OPEN], JAW_LIMIT)
     change[_ABSOLUTE] = _absolute_change(change[_ABSOLUTE], photo[_ABSOLUTE], opening, closed_opening)
+    change[_SMILE] -= photo[_SMILE] * _smile_given_up(asked)
     change[_EYES] = 0.0
     change = np.minimum(change, np.maximum(LARGEST_TOTAL - photo, 0.0))
     return TargetExpression(
@@ -106,9 +113,22 @@ def compose_expression(
         wide=asked[_WIDE] * (1 - asked[_BLINK]),
         squint=asked[_SQUINT],
         gaze=_gaze(asked),
-        lip_seal=lip_seal(asked),
+        lip_seal=max(lip_seal(asked), _smile_closed(asked, photo)),
         lip_rounding=float(smoothstep(0.1, 0.7, asked[_ROUNDING].sum())),
     )
+
+
+def _smile_given_up(asked: np.ndarray) -> float:
+    """Return 0..1: how much of the photo's own smile goes, to frown or to round the lips."""
+    frown = FROWN_UNDOES_SMILE * asked[_FROWN].mean()
+    return float(min(1.0, max(frown, ROUNDING_UNDOES_SMILE * asked[_ROUNDING].sum())))
+
+
+def _smile_closed(asked: np.ndarray, photo: np.ndarray) -> float:
+    """Return 0..1: how far a toothy smile closes as it turns into a frown, unless the jaw opens."""
+    frowning = min(1.0, FROWN_UNDOES_SMILE * float(asked[_FROWN].mean()))
+    shut = 1.0 - smoothstep(0.02, 0.12, asked[_JAW_OPEN])
+    return float(smoothstep(0.2, 0.8, frowning) * smoothstep(0.2, 0.5, photo[_SMILE].mean()) * shut)
 
 
 def soft_limit(value: np.ndarray | float, limit: float) -> np.ndarray | float:

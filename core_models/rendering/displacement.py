@@ -34,14 +34,14 @@ from ..types import BLENDSHAPE_INDEX, BLENDSHAPE_NAMES
 MOUTH_HALF_WIDTH = 2.46
 """Canonical centimetres from the middle of the mouth to a corner."""
 
-JAW_ANGLE = 0.32
-"""Radians the jaw turns at jawOpen 1: the chin then drops 2.2 cm."""
+JAW_ANGLE = 0.35
+"""Radians the jaw turns at jawOpen 1: the chin then drops 2.4 cm."""
 
 JAW_AXIS = (0.3, -2.5)
 """The jaw's hinge, (y, z)."""
 
 JAW_DEPTH_SHARE = 0.8
-LOWER_LIP_EXTRA_DROP = 0.4
+LOWER_LIP_EXTRA_DROP = 0.5
 CORNER_JAW_WEIGHT = 0.45
 CORNER_PULL = 0.37
 LID_SHARE = 0.25

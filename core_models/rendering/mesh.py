@@ -111,6 +111,8 @@ class MeshRenderer:
         outline = points[LANDMARK_COUNT:][head_turn.LAST_RING]
         self._grid = warp.make_grid(outline, float(width), float(height), self.portrait.size)
         self._mesh = _make_mesh(points)
+        reach = warp.GUARD_SHARE * float(height)
+        self._guard = warp.edge_guard(points[:, 0], points[:, 1], self.portrait.size, reach)[:, None]
         picture = self.portrait.frame
         self._eyeballs = [make_eyeball(picture, points, eye) for eye in EYES]
         self._mouth = make_mouth_interior(
@@ -181,8 +183,13 @@ class MeshRenderer:
         canvas = output[self._grid.region_slices]
         cubic = self.parameters.interpolation == "cubic"
         warp.resample(self.portrait.frame, source_map, self._grid, cubic, canvas)
-        self._draw_eyes(canvas, points, target, head)
-        self._draw_mouth(canvas, points, shape, target, head)
+        self._draw_eyes(canvas, self._on_canvas(points), target, head)
+        self._draw_mouth(canvas, self._on_canvas(points), shape, target, head)
+
+    def _on_canvas(self, points: np.ndarray) -> np.ndarray:
+        """Return moved vertices (N, 2) in canvas pixels, held back at the picture's edges as the warp is."""
+        held = self._mesh.source + self._guard * (points - self._mesh.source)
+        return held - self._grid.origin
 
     def _moved_shape(self, target: TargetExpression) -> np.ndarray:
         """Return the face and its rings, (N, 3) canonical centimetres, showing an expression."""
@@ -209,15 +216,14 @@ class MeshRenderer:
     def _draw_eyes(
         self, canvas: np.ndarray, points: np.ndarray, target: TargetExpression, head: head_turn.HeadMove
     ) -> None:
-        rigid, _ = self._projected(self._shape, head)
-        origin = self._grid.origin
+        rigid = self._on_canvas(self._projected(self._shape, head)[0])
         for side, eyeball in enumerate(self._eyeballs):
             if eyeball is not None:
                 draw_eye(
                     canvas,
                     eyeball,
-                    points - origin,
-                    rigid - origin,
+                    points,
+                    rigid,
                     target,
                     side,
                     self.portrait.pose.scale,
@@ -232,14 +238,14 @@ class MeshRenderer:
         target: TargetExpression,
         head: head_turn.HeadMove,
     ) -> None:
-        frame = self._skull_frame(head)
+        rest = self._mouth.rest_frame
+        frame = rest + self._guard[LIPS_UPPER_INNER[5]] * (self._skull_frame(head) - rest)
         frame[:, 2] -= self._grid.origin
-        local = points - self._grid.origin
         moved = np.abs(shape[_INNER_LIPS] - self._shape[_INNER_LIPS]).max() / mouth_width(self._shape)
-        draw_mouth_interior(canvas, self._mouth, local, shape, frame, float(moved), target.lip_rounding)
+        draw_mouth_interior(canvas, self._mouth, points, shape, frame, float(moved), target.lip_rounding)
         if self._is_open:
             reach = LIP_SEAM_REACH * self.portrait.pose.scale + 2 * self._grid.softness
-            draw_lip_seam(canvas, self._mouth, local, target.lip_seal, reach)
+            draw_lip_seam(canvas, self._mouth, points, target.lip_seal, reach)
 
 
 def _whole_basis(rings: head_turn.RingLayout) -> np.ndarray:

@@ -110,18 +110,20 @@ def make_grid(outline: np.ndarray, face_width: float, face_height: float, size: 
     shape = (-(-region[0] // step), -(-region[1] // step))
     first = low + (step - 1) / 2
     filled = _filled(outline, first, step, shape)
-    inside = filled * _edge_guard(first, step, shape, size, max(GUARD_SHARE * face_height, 1.0))
+    columns = first[0] + step * np.arange(shape[1])
+    rows = first[1] + step * np.arange(shape[0])
+    guard = edge_guard(columns[None, :], rows[:, None], size, GUARD_SHARE * face_height)
     moving = _spread_over_pixels(filled, step, region) > 0
-    rows, columns = np.mgrid[low[1] : high[1], low[0] : high[0]].astype(np.float32)
+    y, x = np.mgrid[low[1] : high[1], low[0] : high[0]].astype(np.float32)
     return WarpGrid(
         origin=low,
         step=step,
         shape=shape,
         region=region,
-        inside=np.repeat(inside[..., None], 2, axis=2).astype(np.float32),
+        inside=np.repeat((filled * guard)[..., None], 2, axis=2).astype(np.float32),
         fillable=_eroded(filled),
         moving=moving,
-        base=np.dstack([columns, rows]),
+        base=np.dstack([x, y]),
         bands=_moving_bands(moving),
     )
 
@@ -138,15 +140,11 @@ def _eroded(filled: np.ndarray) -> np.ndarray:
     return cv2.erode(filled, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
 
 
-def _edge_guard(
-    first: np.ndarray, step: int, shape: tuple[int, int], size: tuple[int, int], reach: float
-) -> np.ndarray:
-    """Return (rows, columns): 0 on the picture's edges to 1 at `reach` pixels from them."""
-    x = first[0] + step * np.arange(shape[1])
-    y = first[1] + step * np.arange(shape[0])
-    across = np.minimum(x, size[0] - 1 - x)
-    along = np.minimum(y, size[1] - 1 - y)
-    return smoothstep(0, reach, across)[None, :] * smoothstep(0, reach, along)[:, None]
+def edge_guard(x: np.ndarray, y: np.ndarray, size: tuple[int, int], reach: float) -> np.ndarray:
+    """Return 0 on (or beyond) the edges of a picture of `size` (w, h) to 1 at `reach` pixels from them."""
+    reach = max(reach, 1.0)
+    across = smoothstep(0, reach, np.minimum(x, size[0] - 1 - x))
+    return across * smoothstep(0, reach, np.minimum(y, size[1] - 1 - y))
 
 
 def _spread_over_pixels(samples: np.ndarray, step: int, region: tuple[int, int]) -> np.ndarray:

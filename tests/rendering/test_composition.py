@@ -93,3 +93,13 @@ def test_strength_scales_the_face_but_not_the_lids():
 
 def test_values_outside_the_range_are_clipped():
     assert change(compose_expression(coefficients(mouthSmile=9.0), np.zeros(52)), "mouthSmileLeft") == 1.0
+
+
+def test_a_frown_undoes_the_photos_own_smile():
+    smiling = coefficients(mouthSmile=0.9)
+    target = compose_expression(coefficients(mouthFrown=0.6), smiling, opening=0.2)
+    assert change(target, "mouthSmileLeft") == pytest.approx(-0.81, abs=0.01)
+    assert target.lip_seal > 0.9
+    relaxed = compose_expression(coefficients(mouthFrown=0.6), np.zeros(52))
+    assert change(relaxed, "mouthSmileLeft") == 0
+    assert relaxed.lip_seal == 0

@@ -47,7 +47,7 @@ def test_right_shapes_mirror_left_ones(left):
 def test_jaw_drops_chin_and_lower_lip_but_not_the_upper_lip():
     jaw = shape("jawOpen")
     assert -2.6 < jaw[CHIN, 1] < -1.8
-    assert -3.4 < jaw[LOWER_LIP, 1] < -2.4
+    assert -3.7 < jaw[LOWER_LIP, 1] < -2.6
     assert abs(jaw[UPPER_LIP, 1]) < 0.05
     assert abs(jaw[NOSE_BRIDGE]).max() < 0.01
 
