@@ -142,13 +142,15 @@ def draw_eye(
     side: int,
     pixels_per_cm: float,
     softness: float,
+    turned: float,
 ) -> None:
     """Draw one eye over the warped canvas (h, w, 3) uint8, in place.
 
     points, rigid_points: (N, 2) float32 in canvas pixels, the moved mesh and the mesh moved by the head
     alone; the eyeball's own numbers are in picture pixels. softness: pixels over which the warp is blurred.
+    turned: 0..1, how far the head turns; then, too, the eyeball is drawn, as the warp folds a far eye.
     """
-    strength = layer_strength(target, side)
+    strength = max(layer_strength(target, side), turned)
     if strength <= 0:
         return
     upper, lower = points[list(eyeball.indices.upper)], points[list(eyeball.indices.lower)]

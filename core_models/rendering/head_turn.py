@@ -67,6 +67,11 @@ class HeadMove:
     scale: float
 
     @property
+    def angle(self) -> float:
+        """Degrees the head turns, about whatever axis."""
+        return float(np.degrees(np.arccos(np.clip((np.trace(self.rotation) - 1) / 2, -1, 1))))
+
+    @property
     def is_still(self) -> bool:
         """Whether nothing moves."""
         return bool((self.rotation == np.eye(3)).all()) and not self.translation.any() and self.scale == 1

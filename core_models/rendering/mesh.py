@@ -26,7 +26,7 @@ from ..face.topology import (
 from ..types import BLENDSHAPES, LANDMARK_COUNT, FaceMotion, Portrait, ProgressCallback
 from . import head_turn, warp
 from .composition import TargetExpression, compose_expression
-from .displacement import displacement_basis
+from .displacement import displacement_basis, smoothstep
 from .eyes import draw_eye, make_eyeball
 from .lids import (
     EYES,
@@ -46,6 +46,8 @@ STRENGTH_RANGE = (0.0, 2.0)
 _INNER_LIPS = [*LIPS_UPPER_INNER, *LIPS_LOWER_INNER]
 LIP_SEAM_REACH = 0.10
 """Centimetres, plus the warp's softness: the band between sealed lips of an open photo that is healed."""
+EYEBALL_TURN = (0.5, 4.0)
+"""Degrees of head turn over which the eyeballs become layers of their own."""
 _FLIP_Y = np.array([1.0, -1.0], np.float32)
 
 
@@ -228,6 +230,7 @@ class MeshRenderer:
                     side,
                     self.portrait.pose.scale,
                     self._grid.softness,
+                    float(smoothstep(*EYEBALL_TURN, head.angle)),
                 )
 
     def _draw_mouth(
