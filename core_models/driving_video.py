@@ -61,7 +61,7 @@ def read_driving_video(
             progress(len(frames), max(total, len(frames)))
     if not frames:
         raise ValueError(
-            f"{path} has no frames after {start:g} s; it lasts about {stream.frame_count / rate:.2f} s"
+            f"{path} has no frames after {start:g} s; it lasts about {stream.frame_count / stream.fps:.2f} s"
         )
     return DrivingVideo(tuple(frames), stream.fps, _sound_of_part(path, first, count, stream.fps))
 
