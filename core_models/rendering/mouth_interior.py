@@ -35,15 +35,15 @@ OWN_INTERIOR_FADE = 0.03
 OWN_INTERIOR_INSET = 0.02
 OWN_INTERIOR_FEATHER = 0.025
 
-TEETH_LENGTH = 0.32
+TEETH_LENGTH = 0.38
 """Centimetres of upper teeth below the resting lip line, at most."""
-TEETH_SHARE_OF_GAP = 0.40
+TEETH_SHARE_OF_GAP = 0.45
 TEETH_HALF_WIDTH = 0.80
 TEETH_ARCH = 0.22
 TEETH_HIDDEN_BY_ROUNDING = 0.9
 """How much of the teeth rounded lips (u, o, sh) hide: they stand away from them."""
-LIP_SHADOW_ON_TEETH = 0.5
-LIP_SHADOW_REACH = 0.30
+LIP_SHADOW_ON_TEETH = 0.4
+LIP_SHADOW_REACH = 0.22
 """Centimetres below the upper lip over which its shadow on the teeth fades."""
 TOOTH_LINE_STRENGTH = 0.16
 TOOTH_WIDTH = 0.85
