@@ -7,6 +7,7 @@ and sound length agree exactly, and which appears under its name only when it is
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ AAC_BIT_RATE_PER_CHANNEL = 96_000
 
 HIGHEST_RATE = 240
 """Frames per second above which a file's stated rate is taken for a time base and not believed."""
+TIMESTAMP_SLACK = Fraction(1, 10)
+"""Frames by which a duration may exceed whole frames: timestamps are often rounded to milliseconds."""
 HEADER_SLACK = 0.02
 """Share of its duration that a file may lack before it counts as cut off: some headers are not exact."""
 RATES_FOR_VARIABLE = (10, 12, 15, 20, 24, 25, 30, 50, 60, 120)
@@ -94,14 +97,15 @@ def _picture_stream(container: av.container.InputContainer, path: Path) -> av.Vi
 
 
 def _own_rate(stream: av.VideoStream) -> Fraction:
-    rates = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate is not None]
-    believable = [rate for rate in rates if 1 <= rate <= HIGHEST_RATE]
+    """Return the file's rate, or for variable rate a usual one that loses few frames."""
+    rates = (stream.average_rate, stream.guessed_rate)
+    believable = [rate for rate in rates if rate is not None and 1 <= rate <= HIGHEST_RATE]
     if not believable:
         return Fraction(25)
-    average = stream.average_rate or believable[0]
+    average = believable[0]
     if stream.base_rate is not None and abs(stream.base_rate - average) > average / 100:
-        return _rate_of_variable(believable[0])
-    return exact_rate(float(believable[0]))
+        return _rate_of_variable(average)
+    return exact_rate(float(average))
 
 
 def _rate_of_variable(average: Fraction) -> Fraction:
@@ -188,7 +192,7 @@ def _timed(
 def _nearest_in_time(
     timed: Iterable[tuple[Fraction, Fraction, av.VideoFrame]], rate: Fraction
 ) -> Iterator[av.VideoFrame]:
-    """Yield for each i the frame that starts nearest to i / rate; the last one until its own end."""
+    """Yield for each i the frame that starts nearest to i / rate, up to the end of the last one."""
     index = 0
     held: tuple[Fraction, Fraction, av.VideoFrame] | None = None
     for start, end, frame in timed:
@@ -199,7 +203,7 @@ def _nearest_in_time(
         held = start, end, frame
     if held is None:
         return
-    count = max(round(held[0] * rate) + 1, round(held[1] * rate))
+    count = max(1, math.ceil(held[1] * rate - TIMESTAMP_SLACK))
     for _ in range(index, count):
         yield held[2]
 

@@ -108,7 +108,8 @@ def _integral(rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
     inside = np.clip(from_first, 0, last)
     lower = np.minimum(inside.astype(int), max(last - 1, 0))
     share = (inside - lower)[:, None]
-    trapezoids = np.concatenate([np.zeros((1, rows.shape[1])), np.cumsum((rows[1:] + rows[:-1]) / 2, axis=0)])
+    trapezoids = np.zeros(rows.shape)
+    trapezoids[1:] = np.cumsum((rows[1:] + rows[:-1]) / 2, axis=0)
     slope = rows[np.minimum(lower + 1, last)] - rows[lower]
     held = np.where(from_first < 0, from_first, np.maximum(from_first - last, 0))[:, None]
     outer = np.where(from_first[:, None] < 0, rows[0], rows[last])
