@@ -20,11 +20,13 @@ DEFAULT_NAME = "TalkingPortrait"
 class OutputFile:
     """A file about to be saved.
 
-    path: where. folder: the host's output folder, in or below which it lies.
+    path: where. folder: the host's output or temporary folder, in or below which it lies.
+    kind: "output" or "temp", which of them.
     """
 
     path: Path
     folder: Path
+    kind: str = "output"
 
     @property
     def reference(self) -> dict[str, str]:
@@ -33,19 +35,22 @@ class OutputFile:
         return {
             "filename": self.path.name,
             "subfolder": "" if subfolder == "." else subfolder,
-            "type": "output",
+            "type": self.kind,
         }
 
 
-def next_output_file(prefix: str, suffix: str, size: tuple[int, int] = (0, 0)) -> OutputFile:
+def next_output_file(
+    prefix: str, suffix: str, size: tuple[int, int] = (0, 0), kind: str = "output"
+) -> OutputFile:
     """Return the next free name, prefix_00001_ + suffix, in the host's output folder, and make its folder.
 
+    kind: "output", or "temp" for the host's temporary folder.
     prefix: may name folders below the output folder. As in ComfyUI, %width% and %height% in it stand for
     `size`, in pixels, and %year%, %month%, %day%, %hour%, %minute%, %second% for the time.
     Raises ValueError for a prefix that leads out of the output folder, OSError when the folder cannot be
     made.
     """
-    folder = Path(host().output_folder).resolve()
+    folder = Path(host().temp_folder if kind == "temp" else host().output_folder).resolve()
     if prefix.endswith(("/", "\\")) or not prefix.strip():
         prefix += DEFAULT_NAME
     target = (folder / _filled_in(prefix, size)).resolve()
@@ -53,7 +58,7 @@ def next_output_file(prefix: str, suffix: str, size: tuple[int, int] = (0, 0)) -
         raise ValueError(f"filename_prefix {prefix!r} leads out of the output folder {folder}")
     target.parent.mkdir(parents=True, exist_ok=True)
     used = [_counter(path.name, target.name) for path in target.parent.iterdir()]
-    return OutputFile(target.with_name(f"{target.name}_{max(used, default=0) + 1:05}_{suffix}"), folder)
+    return OutputFile(target.with_name(f"{target.name}_{max(used, default=0) + 1:05}_{suffix}"), folder, kind)
 
 
 def _filled_in(prefix: str, size: tuple[int, int]) -> str:

@@ -1,0 +1,25 @@
+"""ComfyUI's own nodes that workflows around this package use, for running graphs without ComfyUI.
+
+Same names, inputs, outputs and values; written anew.
+"""
+
+from .images import ImageBatch, LoadImage, LoadImageMask, PreviewImage, RepeatImageBatch, SaveImage
+from .primitives import (
+    PrimitiveBoolean,
+    PrimitiveFloat,
+    PrimitiveInt,
+    PrimitiveString,
+    PrimitiveStringMultiline,
+)
+from .sounds import LoadAudio, PreviewAudio, SaveAudio
+from .videos import CreateVideo, GetVideoComponents, LoadVideo, SaveVideo
+
+CORE_NODES: dict[str, type] = {
+    node_class.__name__: node_class
+    for node_class in (
+        *(LoadImage, LoadImageMask, SaveImage, PreviewImage, ImageBatch, RepeatImageBatch),
+        *(LoadAudio, SaveAudio, PreviewAudio),
+        *(LoadVideo, GetVideoComponents, CreateVideo, SaveVideo),
+        *(PrimitiveInt, PrimitiveFloat, PrimitiveString, PrimitiveStringMultiline, PrimitiveBoolean),
+    )
+}

@@ -1,0 +1,107 @@
+"""`talking-portrait demo`: the shipped audio-only workflow with a few of its inputs set."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..runtime.host import host
+from .graph import Graph, read_graph_file
+from .overrides import find_node
+from .run_command import prepared_graph, run_graph, saved_files, using_folders
+
+WORKFLOWS_FOLDER = Path(__file__).resolve().parent.parent / "workflows"
+DEMO_GRAPH_FILE = WORKFLOWS_FOLDER / "api" / "audio_only.json"
+
+INPUT_OF_OPTION = {
+    "portrait": "TP_LoadPortraitImage.image",
+    "speech": "TP_LoadSpeech.audio",
+    "emotion": "TP_EmotionCondition.emotion",
+    "strength": "TP_EmotionCondition.strength",
+    "seed": "TP_KeypointDiffusionSampler.seed",
+    "fps": "TP_KeypointDiffusionSampler.fps",
+}
+"""Which input of the workflow each option of the command sets."""
+
+
+def demo_command(arguments: argparse.Namespace) -> int:
+    """Make a talking video and write its path to stdout."""
+    target = checked_target(Path(arguments.out))
+    for option in ("portrait", "speech"):
+        _expect_file(option, getattr(arguments, option))
+    if arguments.portrait is None and importlib.util.find_spec("skimage") is None:
+        raise ValueError(
+            "the demo portrait comes with scikit-image, which is not installed: "
+            'pip install "talking-portrait[demo]", or name a picture of your own with --portrait'
+        )
+    graph = demo_graph(arguments)
+    with _output_folder_beside(target) as folder, using_folders(output=folder):
+        saved = saved_files(run_graph(graph), host())
+        os.replace(saved[0], target)
+    sys.stdout.write(f"{target}\n")
+    return 0
+
+
+def demo_graph(arguments: argparse.Namespace) -> Graph:
+    """Return the workflow with the options of the command in it."""
+    given = {option: getattr(arguments, option, None) for option in INPUT_OF_OPTION}
+    assignments = [
+        f"{INPUT_OF_OPTION[option]}={value}" for option, value in given.items() if value is not None
+    ]
+    graph, _ = prepared_graph(read_graph_file(DEMO_GRAPH_FILE), assignments)
+    if arguments.portrait is not None:
+        _find_face_in_portrait(graph)
+    return graph
+
+
+def _find_face_in_portrait(graph: Graph) -> None:
+    """Let a face detector find the face of a portrait that brings no landmarks file."""
+    from ..runtime.input_files import landmarks_beside
+
+    loader = graph[find_node(graph, "TP_LoadPortraitImage")]
+    if landmarks_beside(Path(loader["inputs"]["image"])) is not None:
+        return
+    detector = "face_detector"
+    graph[detector] = {"class_type": "TP_LoadFaceDetector", "inputs": {}}
+    portrait = graph[find_node(graph, "TP_Portrait")]["inputs"]
+    portrait["face_detector"] = [detector, 0]
+    portrait.pop("landmarks", None)
+
+
+def _expect_file(option: str, name: str | None) -> None:
+    if name is not None and not Path(name).expanduser().is_file():
+        raise FileNotFoundError(f"--{option}: there is no file {name}")
+
+
+def checked_target(path: Path) -> Path:
+    """Return the absolute path of the video to write.
+
+    Raises ValueError for a name that does not end in .mp4, OSError for a folder that cannot be written to.
+    """
+    path = path.expanduser().absolute()
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"--out: videos are written as mp4, but the name is {path.name!r}: end it in .mp4")
+    if path.is_dir():
+        raise IsADirectoryError(f"--out: {path} is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--out: the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"--out: the folder {path.parent} cannot be written to")
+    return path
+
+
+@contextmanager
+def _output_folder_beside(target: Path) -> Iterator[Path]:
+    """Give a temporary folder on the target's own disk, so that the video can be renamed into place."""
+    folder = Path(tempfile.mkdtemp(prefix=".talking-portrait-", dir=target.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,74 @@
+"""How long work shows itself: ComfyUI's progress bar with previews, or a bar on the terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+UPDATE_INTERVAL = 0.05
+"""Seconds between two messages to ComfyUI's page: frames come far faster than anybody looks."""
+PREVIEW_INTERVAL = 0.25
+"""Seconds between two preview pictures."""
+PREVIEW_SIZE = 512
+"""Longest side of a preview in pixels."""
+
+
+class ComfyUIProgress:
+    """Steps and preview pictures on the node that is running; cancelling raises ComfyUI's own exception."""
+
+    def __init__(self, bar: Any, total: int, check_cancelled: Callable[[], None]) -> None:
+        self._bar, self._total, self._check_cancelled = bar, total, check_cancelled
+        self._updated = self._previewed = float("-inf")
+
+    def update(self, done: int, total: int | None = None, preview: Image | np.ndarray | None = None) -> None:
+        """Show that `done` of `total` steps are done; raise when the user has cancelled."""
+        self._check_cancelled()
+        self._total = total or self._total
+        now = time.monotonic()
+        if done < self._total and now - self._updated < UPDATE_INTERVAL:
+            return
+        self._updated = now
+        picture = None
+        if preview is not None and (done >= self._total or now - self._previewed >= PREVIEW_INTERVAL):
+            self._previewed = now
+            picture = ("JPEG", _as_picture(preview), PREVIEW_SIZE)
+        self._bar.update_absolute(done, self._total, picture)
+
+
+def _as_picture(preview: Image | np.ndarray) -> Image:
+    from PIL import Image
+
+    return preview if isinstance(preview, Image.Image) else Image.fromarray(preview)
+
+
+class TerminalProgress:
+    """A tqdm bar on stderr; the bar is drawn from the second step on and closed by the last one."""
+
+    def __init__(self, task: str, total: int, check_cancelled: Callable[[], None]) -> None:
+        self._task, self._total, self._check_cancelled = task, total, check_cancelled
+        self._bar: Any = None
+
+    def update(self, done: int, total: int | None = None, preview: Image | np.ndarray | None = None) -> None:
+        """Show that `done` of `total` steps are done; raise when the user has cancelled."""
+        self._check_cancelled()
+        self._total = total or self._total
+        if self._bar is None:
+            self._bar = _terminal_bar(self._task, self._total)
+        if self._bar.disable:
+            return
+        self._bar.total = self._total
+        self._bar.update(done - self._bar.n)
+        if done >= self._total:
+            self._bar.close()
+
+
+def _terminal_bar(task: str, total: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=task or None, file=sys.stderr, mininterval=0.2, disable=None, leave=True)
