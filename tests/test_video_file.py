@@ -1,7 +1,9 @@
 """Video files in and out: exact counts, constant rates, whole files or none."""
 
+import itertools
 import json
 import os
+import weakref
 from fractions import Fraction
 
 import av
@@ -14,6 +16,15 @@ from talking_portrait.core_models.media_container import read_metadata
 from talking_portrait.core_models.video_file import read_video_frames, write_video
 
 GREY_STEP = 5
+
+
+class TracedFrame(np.ndarray):
+    """An array that can be put into a WeakSet: hashed by identity."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other):
+        return self is other
 
 
 def grey_frames(count, size=(48, 64)):
@@ -336,10 +347,30 @@ class TestReading:
             assert (video.fps, video.frame_count, len(list(video))) == (fps, count, count)
 
 
-def test_reading_holds_one_frame_at_a_time(tmp_path):
-    """Leaving the loop early closes the file and nothing was collected."""
-    write_video(tmp_path / "out.mp4", grey_frames(200), 25)
-    reader = iter(read_video_frames(tmp_path / "out.mp4"))
-    assert numbers([next(reader)]) == [0]
-    reader.close()
-    os.replace(tmp_path / "out.mp4", tmp_path / "moved.mp4")
+class TestMemory:
+    """Long clips must not collect: at most a few frames may be alive at any time."""
+
+    def test_writing_lets_frames_go(self, tmp_path):
+        alive = weakref.WeakSet()
+        most = []
+
+        def frames():
+            for _ in range(100):
+                frame = TracedFrame((32, 32, 3), np.uint8)
+                frame[:] = 0
+                alive.add(frame)
+                yield frame
+
+        write_video(
+            tmp_path / "out.mp4", frames(), 25, noise(4, 16000), progress=lambda *_: most.append(len(alive))
+        )
+        assert len(most) == 100
+        assert max(most) <= 3
+
+    def test_reading_stops_when_the_reader_does(self, tmp_path):
+        write_video(tmp_path / "out.mp4", grey_frames(200), 25)
+        reader = iter(read_video_frames(tmp_path / "out.mp4"))
+        assert numbers([next(reader)]) == [0]
+        reader.close()
+        os.replace(tmp_path / "out.mp4", tmp_path / "moved.mp4")
+        assert numbers(itertools.islice(read_video_frames(tmp_path / "moved.mp4"), 3)) == [0, 1, 2]

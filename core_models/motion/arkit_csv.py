@@ -170,7 +170,7 @@ def _times(table: _Table, fps: float | None) -> np.ndarray:
     if len(back):
         line, cells = table.rows[back[0] + 1]
         raise ValueError(
-            f"{table.path}, line {line}: the timecode {cells[column]} is not after the one before it"
+            f"{table.path}, line {line}: the timecode {cells[column]} is not later than the one before"
         )
     return seconds - seconds[0]
 

@@ -48,9 +48,10 @@ def blink_track(
     if per_minute == 0:
         return closure
     for time in _event_times(frame_count / fps, 60 / per_minute, rng):
-        closing = rng.uniform(*BLINK_SECONDS)
-        peak = round(time * fps)
-        closure = np.maximum(closure, _blink_shape((np.arange(frame_count) - peak) / fps, closing))
+        duration = rng.uniform(*BLINK_SECONDS)
+        peak, reach = round(time * fps), int(duration * fps) + 1
+        frames = np.arange(max(0, peak - reach), min(frame_count, peak + reach + 1))
+        closure[frames] = np.maximum(closure[frames], _blink_shape((frames - peak) / fps, duration))
     return closure
 
 
