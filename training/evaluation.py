@@ -324,7 +324,7 @@ def lip_gaps(film: Path, bundle: Path) -> tuple[np.ndarray, float]:
     landmarker = FaceLandmarker(bundle)
     stream = read_video_frames(film)
     gaps, previous = [], None
-    for frame in stream.frames:
+    for frame in stream:
         previous = landmarker.track(frame, previous) if previous is not None else None
         if previous is None:
             previous = landmarker.detect(frame)[0]

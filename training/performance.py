@@ -52,6 +52,15 @@ EMOTION_SHAPES: dict[str, dict[str, float]] = {
 }
 """Offsets at strength 1, after the facial action units usual for each emotion; both sides alike."""
 
+EMOTION_HEAD: dict[str, tuple[float, float]] = {
+    "happy": (1.15, -1.0),
+    "sad": (0.60, 3.5),
+    "angry": (0.90, 2.0),
+    "surprised": (1.10, -2.0),
+    "disgusted": (0.80, -1.0),
+}
+"""Liveliness of the head (a factor on its motion) and how it is held (degrees of pitch) at strength 1."""
+
 EMOTION_JAW = {"sad": 0.82, "surprised": 1.22}
 LIP_PARTING = ("mouthUpperUpLeft", "mouthUpperUpRight", "mouthLowerDownLeft", "mouthLowerDownRight")
 
@@ -69,6 +78,19 @@ def emotion_offsets() -> np.ndarray:
             for full in sided(name):
                 table[EMOTION_NAMES.index(emotion), BLENDSHAPE_INDEX[full]] = value
     return table
+
+
+def emotion_head_gains() -> np.ndarray:
+    """Return (7,): what each emotion adds to a factor of 1 on head motion at strength 1."""
+    return np.array([EMOTION_HEAD.get(name, (1.0, 0.0))[0] - 1.0 for name in EMOTION_NAMES], np.float32)
+
+
+def emotion_rest() -> np.ndarray:
+    """Return (7, 58): the expression offsets and the resting pose of each emotion at strength 1."""
+    pose = np.zeros((len(EMOTION_NAMES), POSE_SIZE), np.float32)
+    for emotion, (_, pitch) in EMOTION_HEAD.items():
+        pose[EMOTION_NAMES.index(emotion), 0] = pitch
+    return np.concatenate([emotion_offsets(), pose], axis=1)
 
 
 def emotion_jaw_gains() -> np.ndarray:

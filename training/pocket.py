@@ -30,7 +30,14 @@ from ..core_models.keypoint_diffusion.schedule import TRAINING_STEPS, alphas_cum
 from ..core_models.keypoint_diffusion.speech_encoder import SpeechEncoderParameters
 from ..core_models.types import BLENDSHAPE_INDEX, EMOTION_NAMES
 from .mel_augmentation import augment
-from .performance import LIP_PARTING, emotion_jaw_gains, emotion_offsets, mouth_to_blendshapes
+from .performance import (
+    LIP_PARTING,
+    emotion_head_gains,
+    emotion_jaw_gains,
+    emotion_offsets,
+    emotion_rest,
+    mouth_to_blendshapes,
+)
 from .pocket_data import Recording, load_recordings, make_training_recordings, save_recordings
 from .visemes import MOUTH_CHANNELS, PHONE_CLASSES
 
@@ -47,7 +54,7 @@ KEY_CHANNELS = ("jawOpen", "mouthClose", "mouthPucker", "mouthFunnel", "mouthPre
 class TrainingParameters:
     """How to train. minutes: wall time of the optimisation; batch: windows; the rest weigh the losses."""
 
-    minutes: float = 55.0
+    minutes: float = 46.0
     batch: int = 32
     learning_rate: float = 1.4e-3
     weight_decay: float = 0.01
@@ -68,8 +75,8 @@ class TrainingParameters:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch. mel (B, 4N, 80) decibels; motion (B, N, 58); emotion (B, 7); phones (B, 2N) long;
-    closed (B, N) float, 1 where p, b or m close the lips."""
+    """One batch. mel (B, 4N, 80) decibels; motion (B, N, 58), its sampled channels relative to the emotion's
+    rest; emotion (B, 7); phones (B, 2N) long; closed (B, N) float, 1 where p, b or m close the lips."""
 
     mel: Tensor
     motion: Tensor
@@ -90,8 +97,9 @@ class WindowSampler:
         lengths = np.array([len(r.closed) for r in self.recordings], float)
         self.shares = lengths / lengths.sum()
         self.to_blendshapes = mouth_to_blendshapes()
-        self.offsets = emotion_offsets()
+        self.offsets = np.where(sampled_channels()[: len(BLENDSHAPE_INDEX)].numpy(), 0, emotion_offsets())
         self.jaw_gains = emotion_jaw_gains()
+        self.head_gains = emotion_head_gains()
 
     def draw_emotion(self, dropout: float) -> np.ndarray:
         """Return (7,) weights times strength; neutral with the dropout chance; sometimes a mix of two."""
@@ -116,7 +124,7 @@ class WindowSampler:
         raise_height = recording.brows[take, inside].astype(np.float32)
         for name, share in (("browInnerUp", 1.0), ("browOuterUpLeft", 0.8), ("browOuterUpRight", 0.8)):
             expression[:, BLENDSHAPE_INDEX[name]] += share * raise_height
-        pose = recording.poses[take, inside].astype(np.float32)
+        pose = recording.poses[take, inside].astype(np.float32) * (1 + float(self.head_gains @ emotion))
         motion = np.concatenate([np.clip(expression, 0, 1), pose], axis=1)
         mel = recording.mel_db[4 * start : 4 * (start + self.frames)].astype(np.float32)
         phones = recording.phones[2 * start : 2 * (start + self.frames)].astype(np.int64)
@@ -124,7 +132,10 @@ class WindowSampler:
         return mel, motion, phones, touching.astype(np.float32)
 
     def expression(self, mouth: np.ndarray, emotion: np.ndarray, voice: str) -> np.ndarray:
-        """Return (N, 52): mouth channels as ARKit coefficients plus the emotion, lips still meeting where they must."""
+        """Return (N, 52): the mouth's coefficients with the emotion, lips still meeting where they must.
+
+        Sampled coefficients stay at 0: what the emotion adds to them is the model's `emotion_rest`.
+        """
         coefficients = mouth @ self.to_blendshapes
         coefficients[:, BLENDSHAPE_INDEX["jawOpen"]] *= 1 + float(self.jaw_gains @ emotion)
         offsets = np.repeat((emotion @ self.offsets)[None], len(mouth), axis=0)
@@ -277,6 +288,7 @@ def train(recordings: list[Recording], p: TrainingParameters, checkpoint: Path |
     for network in (model, average):
         network.motion_mean.copy_(mean)
         network.motion_std.copy_(std)
+        network.emotion_rest.copy_(torch.from_numpy(emotion_rest()) * sampled_channels())
     generator = torch.Generator().manual_seed(p.seed)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=p.learning_rate, weight_decay=p.weight_decay, betas=(0.9, 0.98)
@@ -313,7 +325,9 @@ def save_model(model: PocketModel, path: Path, facts: dict) -> None:
         name for name in model.state_dict() if name.endswith("rotary_emb.freqs") and ".0.2." not in name
     }
     tensors = {
-        name: value.half().contiguous() if name not in ("motion_mean", "motion_std") else value
+        name: value.half().contiguous()
+        if name not in ("motion_mean", "motion_std", "emotion_rest")
+        else value
         for name, value in model.state_dict().items()
         if name not in shared
     }

@@ -31,7 +31,7 @@ FUNCTION_WORDS = {
     "sv": "och i att en det som på är men med bara mycket",
 }
 ENDINGS = (".", ".", ".", "?", "!", ", ")
-ONSETS = tuple("pbmtdkgfvszlrnhj") + ("sh", "ch", "th", "w", "p", "b", "m", "br", "pl")
+ONSETS = (*"pbmtdkgfvszlrnhj", "sh", "ch", "th", "w", "p", "b", "m", "br", "pl")
 NUCLEI = ["a", "e", "i", "o", "u", "a", "o", "ai", "au", "ei"]
 CODAS = ["", "", "", "n", "m", "s", "t", "k", "l", "r", "p"]
 MIN_LETTERS, MAX_LETTERS = 2, 12

@@ -1,7 +1,8 @@
 """The pocket model: KDTalker's denoiser at a small size over blendshapes and head pose.
 
 Speech determines the mouth, so the mouth is estimated directly; what speech does not determine (head,
-brows, lids' tension) is sampled by diffusion, with the mouth known at every step.
+brows, lids' tension) is sampled by diffusion, with the mouth known at every step. Sampled motion is
+relative to the rest of the emotion shown, so that an emotion can change at any moment of a clip.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ class PocketParameters:
 
 
 class PocketModel(nn.Module):
-    """Speech encoder, denoiser, and the normalisation of motion."""
+    """Speech encoder, denoiser, and the normalisation of motion.
+
+    emotion_rest: (7, 58), what each emotion at strength 1 adds to the sampled channels at rest.
+    """
 
     def __init__(self, parameters: PocketParameters) -> None:
         super().__init__()
@@ -79,6 +83,7 @@ class PocketModel(nn.Module):
         self.denoiser = Denoiser(parameters.denoiser)
         self.register_buffer("motion_mean", torch.zeros(MOTION_SIZE))
         self.register_buffer("motion_std", torch.ones(MOTION_SIZE))
+        self.register_buffer("emotion_rest", torch.zeros(len(EMOTION_NAMES), MOTION_SIZE))
 
     def normalise(self, motion: Tensor) -> Tensor:
         """(..., 58) coefficients, degrees and face units -> z-scores."""

@@ -41,7 +41,7 @@ class SamplingParameters:
     """How to sample.
 
     seed: of noise, blinks and gaze. steps: DDIM steps, 1..1000. fps: of the result; the model's own is 25.
-    mouth, head_motion, brows: gains on what the model makes, 0..2. temperature: spread of the noise that
+    mouth, head_motion, brows: gains on what the model makes, 0..3. temperature: spread of the noise that
     head and brows start from; 1 is what the model learned. blinks_per_minute: 0 for none. gaze: whether the
     eyes make saccades. closure_threshold: how sure the model must be that the lips touch to close them.
     """
@@ -64,7 +64,7 @@ class SamplingParameters:
             ("head_motion", 0, 3),
             ("brows", 0, 3),
             ("temperature", 0, 3),
-            ("blinks_per_minute", 0, 60),
+            ("blinks_per_minute", 0, 30),
             ("closure_threshold", 0, 1),
         ):
             value = getattr(self, name)
@@ -94,7 +94,7 @@ def sample_motion(
         mouth = model.mouth(features, emotion_rows)
         closed = model.encoder.closure_logits(features).sigmoid()[0]
         sampled = sample_windows(model, features, emotion_rows, mouth, parameters, progress)
-        motion = model.denormalise(sampled)[0].float().cpu().numpy()
+        motion = (model.denormalise(sampled) + emotion_rows @ model.emotion_rest)[0].float().cpu().numpy()
     track = to_face_motion(motion, closed.float().cpu().numpy(), parameters)
     track = at_rate(track, parameters.fps, embedding.duration)
     return add_eye_life(track, parameters)
@@ -141,21 +141,11 @@ def encode_in_chunks(encoder: SpeechEncoder, mel: Tensor, progress: ProgressCall
     return torch.cat(pieces, dim=1)
 
 
-def resting_prefix(model: PocketModel, features: Tensor, emotion: Tensor, mouth: Tensor) -> Tensor:
-    """Return (1, previous, 58) z-scores of the face before the first frame: still, with the emotion already on.
-
-    The sampled channels take the mean of the model's own expectation (one prediction from pure noise's mean).
-    """
+def resting_prefix(model: PocketModel, mouth: Tensor) -> Tensor:
+    """Return (1, previous, 58) z-scores of the face before the first frame: still, its mouth as in that frame."""
     p = model.parameters_used.denoiser
-    window = min(p.window, features.shape[1])
-    rest = model.normalise(features.new_zeros(1, p.previous_frames, p.motion_size))
-    start = rest[:, :1].expand(-1, window, -1)
-    steps = torch.full((1,), 999, device=features.device)
-    expected = model.denoise(0 * start, rest, steps, features[:, :window], emotion[:, :window])
-    prefix = rest.clone()
-    size = len(BLENDSHAPE_NAMES)
-    prefix[..., :size] = expected.mean(dim=1, keepdim=True)[..., :size]
-    return torch.where(sampled_channels().to(prefix.device), prefix, with_pose(mouth[:, :1], rest[:, :1]))
+    rest = model.normalise(mouth.new_zeros(1, p.previous_frames, p.motion_size))
+    return torch.where(sampled_channels().to(rest.device), rest, with_pose(mouth[:, :1], rest[:, :1]))
 
 
 def with_pose(mouth: Tensor, rest: Tensor) -> Tensor:
@@ -176,7 +166,7 @@ def sample_windows(
     p = model.parameters_used.denoiser
     frames = features.shape[1]
     generator = torch.Generator().manual_seed(parameters.seed)
-    prefix = resting_prefix(model, features, emotion, mouth)
+    prefix = resting_prefix(model, mouth)
     known = with_pose(mouth, model.normalise(features.new_zeros(1, 1, p.motion_size)))
     motion = torch.cat([prefix, known], dim=1)
     lead = p.previous_frames

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from talking_portrait.core_models.keypoint_diffusion.denoiser import (
     Denoiser,
     DenoiserParameters,
@@ -33,7 +32,9 @@ def cases(golden_folder):
 @pytest.fixture(scope="module")
 def tools(golden_folder, cases):
     sys.path.insert(0, str(golden_folder))
-    spec = importlib.util.spec_from_file_location("liveportrait_kdtalker_golden_tools", cases / "golden_tools.py")
+    spec = importlib.util.spec_from_file_location(
+        "liveportrait_kdtalker_golden_tools", cases / "golden_tools.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.path.remove(str(golden_folder))
@@ -52,7 +53,9 @@ def published_shapes(cases: Path) -> dict[str, list[int]]:
 def filled_denoiser(tools, cases: Path, weights: dict) -> Denoiser:
     state = tools.state_dict_for(published_shapes(cases), weights["gain"], weights["rules"])
     denoiser = Denoiser(DenoiserParameters())
-    denoiser.load_state_dict({name.removeprefix(KEY_PREFIX): value for name, value in state.items()}, strict=True)
+    denoiser.load_state_dict(
+        {name.removeprefix(KEY_PREFIX): value for name, value in state.items()}, strict=True
+    )
     return denoiser.eval()
 
 
