@@ -29,10 +29,15 @@ from ..core_models.audio.mel import mel_decibels
 from ..core_models.audio.resample import resample, to_mono
 from ..core_models.keypoint_diffusion.loading import EMBEDDED_POCKET, load_pocket
 from ..core_models.keypoint_diffusion.pocket import POCKET_EMOTIONS, PocketModel
-from ..core_models.keypoint_diffusion.sampler import OVERLAP_FRAMES, SamplingParameters, sample_motion
+from ..core_models.keypoint_diffusion.sampler import (
+    OVERLAP_FRAMES,
+    SamplingParameters,
+    lip_opening,
+    sample_motion,
+)
 from ..core_models.types import BLENDSHAPE_INDEX, Emotion, FaceMotion
 from .mouth_curves import closure_frames, mouth_curves
-from .performance import FPS, LIP_PARTING, mouth_to_blendshapes, perform
+from .performance import FPS, mouth_to_blendshapes, perform
 from .pocket_data import (
     ESPEAK_LANGUAGES,
     ESPEAK_VARIANTS,
@@ -58,12 +63,6 @@ SPEECH_BAND = (200.0, 3000.0)
 LAG_LIMIT = 5  # frames
 
 Predictor = Callable[[Sound], FaceMotion]
-
-
-def aperture(expression: np.ndarray) -> np.ndarray:
-    """Return how far the lips are apart, (N,): jawOpen - mouthClose + an eighth of the four partings, at least 0."""
-    gap = expression[:, BLENDSHAPE_INDEX["jawOpen"]] - expression[:, BLENDSHAPE_INDEX["mouthClose"]]
-    return np.maximum(gap + 0.125 * sum(expression[:, BLENDSHAPE_INDEX[name]] for name in LIP_PARTING), 0)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -119,13 +118,15 @@ def mouth_scores(predict: Predictor, clips: list[Clip]) -> dict[str, float]:
     truth = np.concatenate([clip.expression for clip in clips])
     made = np.concatenate(tracks)
     hits = [
-        (aperture(track)[max(0, f - CLOSURE_TOLERANCE) : f + CLOSURE_TOLERANCE + 1] < CLOSED_APERTURE).any()
+        (
+            lip_opening(track)[max(0, f - CLOSURE_TOLERANCE) : f + CLOSURE_TOLERANCE + 1] < CLOSED_APERTURE
+        ).any()
         for track, clip in zip(tracks, clips, strict=True)
         for f in clip.closures
     ]
-    wide = aperture(truth) > OPEN_APERTURE
-    closed = aperture(made) < CLOSED_APERTURE
-    true_open = aperture(truth) >= CLOSED_APERTURE
+    wide = lip_opening(truth) > OPEN_APERTURE
+    closed = lip_opening(made) < CLOSED_APERTURE
+    true_open = lip_opening(truth) >= CLOSED_APERTURE
     both = (true_open & ~closed).sum()
     jaw, pucker = BLENDSHAPE_INDEX["jawOpen"], BLENDSHAPE_INDEX["mouthPucker"]
     return {
@@ -179,13 +180,13 @@ def speechless_scores(predict: Predictor) -> dict[str, float]:
     silence = predict(noise_sound("silence", 8.0))
     return {
         "silence mouth mean": float(silence.expression[:, mouth].mean()),
-        "silence aperture mean": float(aperture(silence.expression).mean()),
+        "silence aperture mean": float(lip_opening(silence.expression).mean()),
         **{
             f"{kind} open": float(
                 np.mean(
                     np.concatenate(
                         [
-                            aperture(predict(noise_sound(kind, 8.0, seed)).expression) >= CLOSED_APERTURE
+                            lip_opening(predict(noise_sound(kind, 8.0, seed)).expression) >= CLOSED_APERTURE
                             for seed in range(4)
                         ]
                     )
@@ -300,7 +301,7 @@ def real_speech_scores(predict: Predictor, sound: Sound) -> dict[str, float]:
     quiet = energy[:count] < energy.max() + QUIET_DECIBELS
     for shift in (1, 2):  # a frame is quiet only with quiet neighbours
         quiet = quiet & np.roll(quiet, shift) & np.roll(quiet, -shift)
-    opened = aperture(motion.expression)[:count] >= CLOSED_APERTURE
+    opened = lip_opening(motion.expression)[:count] >= CLOSED_APERTURE
     return {
         "jaw-energy at lag 0": by_lag[0],
         "best lag": max(by_lag, key=by_lag.get),
@@ -341,7 +342,7 @@ def real_face_scores(model: PocketModel, film: Path, bundle: Path) -> dict[str, 
     scores = {}
     for name, track in (
         ("jaw", motion.blendshape("jawOpen")),
-        ("aperture", aperture(motion.expression)),
+        ("aperture", lip_opening(motion.expression)),
         ("energy", band_energy(sound, fps)),
     ):
         count = min(len(track), len(gaps))

@@ -31,9 +31,11 @@ CHUNK_FRAMES = 500
 """The encoder runs over 20 s at a time, with context on both sides wider than it can see."""
 CONTEXT_FRAMES = 50
 OVERLAP_FRAMES = 8
-CLOSED_JAW = 0.05
 CLOSED_PRESS = 0.35
-ALWAYS_OPENING = ("mouthLowerDownLeft", "mouthLowerDownRight", "mouthUpperUpLeft", "mouthUpperUpRight")
+OPENING_DOUBT = 1.5
+"""How much an estimated opening of the lips counts against a closure, per unit of aperture."""
+BESIDE_SHARE = 0.4
+LIP_PARTING = ("mouthLowerDownLeft", "mouthLowerDownRight", "mouthUpperUpLeft", "mouthUpperUpRight")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class SamplingParameters:
     temperature: float = 1.0
     blinks_per_minute: float = 14.0
     gaze: bool = True
-    closure_threshold: float = 0.5
+    closure_threshold: float = 0.3
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -220,21 +222,41 @@ def sample_window(
     return x
 
 
-def close_lips(expression: np.ndarray, closed: np.ndarray, threshold: float) -> np.ndarray:
-    """Return coefficients (N, 52) whose lips meet where `closed` (N,), a probability, says they do.
+def lip_opening(expression: np.ndarray) -> np.ndarray:
+    """Return how far the lips are apart, (N,) >= 0, for coefficients (N, 52).
 
-    The gate rises smoothly around the threshold. It lowers the jaw's opening, closes what is left with
-    mouthClose, takes away the parting of the lips and presses them.
+    jawOpen - mouthClose, plus an eighth of each of the four coefficients that part the lips.
     """
-    gate = np.clip((closed - threshold) / max(1e-3, 1 - threshold) * 1.6 + 0.35, 0, 1) * (
-        closed > 0.6 * threshold
-    )
-    gate = gate * gate * (3 - 2 * gate)
+    gap = expression[:, BLENDSHAPE_INDEX["jawOpen"]] - expression[:, BLENDSHAPE_INDEX["mouthClose"]]
+    return np.maximum(gap + 0.125 * sum(expression[:, BLENDSHAPE_INDEX[name]] for name in LIP_PARTING), 0)
+
+
+def closure_moments(closed: np.ndarray, opening: np.ndarray, threshold: float) -> np.ndarray:
+    """Return (N,) bool: the frames in which the lips meet.
+
+    They are the peaks of the probability that the lips touch, doubted where the mouth is estimated open:
+    a closure is one moment, and its neighbours belong to the vowels around it.
+    """
+    score = closed - OPENING_DOUBT * opening
+    before = np.concatenate([[-np.inf], score[:-1]])
+    after = np.concatenate([score[1:], [-np.inf]])
+    return (score > before) & (score >= after) & (score > threshold)
+
+
+def close_lips(expression: np.ndarray, closed: np.ndarray, threshold: float) -> np.ndarray:
+    """Return coefficients (N, 52) whose lips meet where `closed` (N,), a probability, peaks.
+
+    mouthClose takes up what the jaw leaves open, the lips part no more and press a little; the frames beside
+    a closure go part of the way.
+    """
+    moments = closure_moments(closed, lip_opening(expression), threshold).astype(np.float32)
+    padded = np.pad(moments, 1)
+    beside = np.maximum(padded[:-2], padded[2:])
+    gate = np.maximum(moments, BESIDE_SHARE * beside * closed)
     result = expression.copy()
     jaw, mouth_close = BLENDSHAPE_INDEX["jawOpen"], BLENDSHAPE_INDEX["mouthClose"]
-    result[:, jaw] += gate * (np.minimum(CLOSED_JAW, result[:, jaw]) - result[:, jaw])
-    result[:, mouth_close] += gate * (result[:, jaw] - result[:, mouth_close])
-    for name in ALWAYS_OPENING:
+    result[:, mouth_close] += gate * np.maximum(result[:, jaw] - result[:, mouth_close], 0)
+    for name in LIP_PARTING:
         result[:, BLENDSHAPE_INDEX[name]] *= 1 - gate
     for name in ("mouthPressLeft", "mouthPressRight"):
         column = BLENDSHAPE_INDEX[name]
