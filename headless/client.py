@@ -14,11 +14,11 @@ from urllib.parse import quote, urlencode
 
 from ..runtime.host import host
 from ..runtime.progress import TerminalProgress
-from .conversion import convert_to_api
-from .graph import Graph, copied_graph, is_link, is_ui_format, title_of
+from .graph import Graph, is_link, title_of
 from .http import HttpError, get_bytes, get_json, post_file, post_json
 from .overrides import Definitions, apply_overrides, is_upload
 from .registry import definitions_from_object_info
+from .run_command import drawn_workflow, graph_of
 from .validation import failure_sentences
 from .websocket import TEXT, WebSocket, open_websocket
 
@@ -31,7 +31,7 @@ class ServerRunError(RuntimeError):
 
 
 def run_on_server(
-    url: str, content: Mapping[str, Any], assignments: list[str], output_folder: Path
+    url: str, content: dict[str, Any], assignments: list[str], output_folder: Path
 ) -> list[Path]:
     """Run a workflow file's content on a ComfyUI server and return the downloaded results.
 
@@ -40,12 +40,12 @@ def run_on_server(
     Raises ServerRunError when the server refuses the workflow or a node fails, OSError when it cannot be reached.
     """
     server = ComfyUIServer(url)
-    definitions = definitions_from_object_info(server.object_info())
-    ui_form = is_ui_format(content)
-    graph = convert_to_api(content, definitions) if ui_form else copied_graph(content)
+    classes = server.object_info()
+    definitions = definitions_from_object_info(classes)
+    graph = graph_of(content, definitions)
     apply_overrides(graph, assignments, definitions)
     upload_files(server, graph, definitions)
-    history = server.run(graph, dict(content) if ui_form else None)
+    history = server.run(graph, drawn_workflow(graph, classes, content))
     return server.download(history, output_folder)
 
 

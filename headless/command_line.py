@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from ..runtime.host import StandaloneHost, WorkCancelledError, host
+
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
 
 
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _interruptible():
         try:
             return options.command(options)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, WorkCancelledError):
             return _end("cancelled", EXIT_INTERRUPTED)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,8 +52,6 @@ def _interruptible() -> Iterator[None]:
     """Make Ctrl-C raise KeyboardInterrupt, and cancel the work too if something swallows that."""
 
     def on_interrupt(_number: int, _frame: FrameType | None) -> None:
-        from ..runtime.host import StandaloneHost, host
-
         owner = host()
         if isinstance(owner, StandaloneHost):
             owner.cancel()
@@ -88,6 +88,11 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, help="another number gives another performance")
     parser.add_argument("--fps", type=float, help="frames per second of the video (default 25)")
     parser.add_argument("--out", metavar="X.mp4", default="talking_portrait.mp4", help="default: %(default)s")
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch the face detector for --portrait if it is not here (4 MB)",
+    )
     parser.set_defaults(command=_demo)
 
 

@@ -11,14 +11,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..runtime.host import host
-from .graph import Graph, read_graph_file
-from .overrides import find_node
-from .run_command import prepared_graph, run_graph, saved_files, using_folders
+from ..runtime.weights import WeightNotFoundError
+from .executor import NodeFailedError, RunReport
+from .graph import Graph, copied_graph, read_graph_file
+from .overrides import apply_overrides, find_node
+from .registry import local_definitions, object_info
+from .run_command import drawn_workflow, run_graph, saved_files, using_folders
+from .widgets import widget_inputs
 
 WORKFLOWS_FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 DEMO_GRAPH_FILE = WORKFLOWS_FOLDER / "api" / "audio_only.json"
+DEMO_PAGE_FILE = WORKFLOWS_FOLDER / "audio_only.json"
+"""The same workflow in both forms."""
 
 INPUT_OF_OPTION = {
     "portrait": "TP_LoadPortraitImage.image",
@@ -42,11 +49,22 @@ def demo_command(arguments: argparse.Namespace) -> int:
             'pip install "talking-portrait[demo]", or name a picture of your own with --portrait'
         )
     graph = demo_graph(arguments)
+    workflow = drawn_workflow(graph, object_info(), read_graph_file(DEMO_PAGE_FILE))
     with _output_folder_beside(target) as folder, using_folders(output=folder):
-        saved = saved_files(run_graph(graph), host())
-        os.replace(saved[0], target)
+        os.replace(saved_files(_run(graph, workflow), host())[0], target)
     sys.stdout.write(f"{target}\n")
     return 0
+
+
+def _run(graph: Graph, workflow: dict[str, Any] | None) -> RunReport:
+    try:
+        return run_graph(graph, workflow)
+    except NodeFailedError as error:
+        if not isinstance(error.__cause__, WeightNotFoundError):
+            raise
+        raise WeightNotFoundError(
+            f"{error.__cause__}. The demo fetches it when called with --download"
+        ) from error
 
 
 def demo_graph(arguments: argparse.Namespace) -> Graph:
@@ -55,21 +73,28 @@ def demo_graph(arguments: argparse.Namespace) -> Graph:
     assignments = [
         f"{INPUT_OF_OPTION[option]}={value}" for option, value in given.items() if value is not None
     ]
-    graph, _ = prepared_graph(read_graph_file(DEMO_GRAPH_FILE), assignments)
+    graph = copied_graph(read_graph_file(DEMO_GRAPH_FILE))
+    apply_overrides(graph, assignments, local_definitions())
     if arguments.portrait is not None:
-        _find_face_in_portrait(graph)
+        _find_face_in_portrait(graph, arguments.download)
     return graph
 
 
-def _find_face_in_portrait(graph: Graph) -> None:
+def _find_face_in_portrait(graph: Graph, download: bool) -> None:
     """Let a face detector find the face of a portrait that brings no landmarks file."""
     from ..runtime.input_files import landmarks_beside
 
     loader = graph[find_node(graph, "TP_LoadPortraitImage")]
     if landmarks_beside(Path(loader["inputs"]["image"])) is not None:
         return
-    detector = "face_detector"
-    graph[detector] = {"class_type": "TP_LoadFaceDetector", "inputs": {}}
+    detector = str(max(map(int, graph)) + 1)
+    inputs = widget_inputs([], local_definitions()["TP_LoadFaceDetector"])
+    inputs["download_if_missing"] = download
+    graph[detector] = {
+        "class_type": "TP_LoadFaceDetector",
+        "inputs": inputs,
+        "_meta": {"title": "Load Face Detector"},
+    }
     portrait = graph[find_node(graph, "TP_Portrait")]["inputs"]
     portrait["face_detector"] = [detector, 0]
     portrait.pop("landmarks", None)

@@ -21,7 +21,7 @@ EventListener = Callable[[str, dict[str, Any]], None]
 """Told of "executing" {node}, "execution_cached" {nodes}, "executed" {node, output}, "execution_error" {...}."""
 
 
-class NodeFailedError(Exception):
+class NodeFailedError(RuntimeError):
     """A node raised an error while running; `__cause__` is that error.
 
     node_id, class_type, title: which node.
@@ -152,7 +152,7 @@ class _Run:
                 if wanted:
                     return False
                 result = call_node(node, inputs, lambda blocker: self._blocked(node_id, blocker))
-        except _cancellations():
+        except WorkCancelledError:
             raise
         except Exception as error:
             raise NodeFailedError(node_id, class_type, title, error) from error
@@ -225,10 +225,6 @@ class _Run:
         for key in set(self._executor._results) - needed:
             del self._executor._results[key]
         self._done.intersection_update([node_id for node_id in self._done if self._has_result(node_id)])
-
-
-def _cancellations() -> tuple[type[BaseException], ...]:
-    return (WorkCancelledError, KeyboardInterrupt)
 
 
 def _task(owner: Host, title: str) -> contextlib.AbstractContextManager[None]:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.host import Host, StandaloneHost, host
+from .conversion import convert_to_api
 from .executor import GraphExecutor, RunReport
-from .graph import Graph, copied_graph, is_ui_format, read_graph_file
-from .overrides import apply_overrides
-from .registry import local_definitions, node_classes
+from .graph import Graph, copied_graph, is_ui_format, links_of, read_graph_file
+from .overrides import Definitions, apply_overrides
+from .page_workflow import page_workflow
+from .registry import local_definitions, node_classes, object_info
 
 
 def run_command(arguments: argparse.Namespace) -> int:
@@ -24,7 +26,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         folder = Path(arguments.output_folder or "output")
         saved = run_on_server(arguments.server, content, arguments.set, folder)
     else:
-        graph, workflow = prepared_graph(content, arguments.set, arguments.file)
+        graph, workflow = prepared_graph(content, arguments.set)
         with using_folders(input=arguments.input_folder, output=arguments.output_folder):
             report = run_graph(graph, workflow)
             saved = saved_files(report, host())
@@ -33,19 +35,31 @@ def run_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def prepared_graph(
-    content: dict[str, Any], assignments: list[str], path: Path | str | None = None
-) -> tuple[Graph, dict[str, Any] | None]:
-    """Return a workflow file's content as a graph in API form with inputs set, and as the page saves it."""
-    definitions = local_definitions()
-    if is_ui_format(content):
-        from .conversion import convert_to_api
+def prepared_graph(content: dict[str, Any], assignments: list[str]) -> tuple[Graph, dict[str, Any] | None]:
+    """Return a workflow file's content as a graph in API form with inputs set, and the same in UI form.
 
-        graph = convert_to_api(content, definitions)
-    else:
-        graph = copied_graph(content)
-    apply_overrides(graph, assignments, definitions)
-    return graph, content if is_ui_format(content) else None
+    The UI form, None for a graph that cannot run, is what saved files carry so that the page can restore it.
+    """
+    graph = graph_of(content, local_definitions())
+    apply_overrides(graph, assignments, local_definitions())
+    unchanged = is_ui_format(content) and not assignments
+    return graph, content if unchanged else drawn_workflow(graph, object_info(), content)
+
+
+def graph_of(content: dict[str, Any], definitions: Definitions) -> Graph:
+    """Return a workflow file's content, in UI or API form, as a graph in API form."""
+    return convert_to_api(content, definitions) if is_ui_format(content) else copied_graph(content)
+
+
+def drawn_workflow(graph: Graph, classes: dict[str, Any], content: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the graph in UI form, in the places of `content` if that is in UI form; None if it cannot run."""
+    links = [link for node in graph.values() for link in links_of(node)]
+    known = all(node.get("class_type") in classes for node in graph.values())
+    if not known or any(origin not in graph for _, origin, _ in links):
+        return None
+    if any(slot >= len(classes[graph[origin]["class_type"]]["output"]) for _, origin, slot in links):
+        return None
+    return page_workflow(graph, classes, content if is_ui_format(content) else None)
 
 
 def run_graph(graph: Graph, workflow: dict[str, Any] | None = None) -> RunReport:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .graph import InputSpecification
+from .graph import InputSpecification, is_link
 
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN")
 SEED_NAMES = ("seed", "noise_seed")
@@ -69,6 +69,29 @@ def _without_forced(values: Sequence[Any], declared: Mapping[str, InputSpecifica
     if not forced or len(slots) != len(values):
         return values
     return [value for value, name in zip(values, slots, strict=True) if name not in forced]
+
+
+def widget_values(inputs: Mapping[str, Any], declared: Mapping[str, InputSpecification]) -> list[Any]:
+    """Return a node's `widgets_values` for its inputs in API form; linked widgets have their default."""
+    values: list[Any] = []
+    previous: str | None = None
+    for name in widget_slots(declared):
+        if name is None:
+            values.append(
+                "fixed" if previous and _is_controlled(declared[previous]) else _upload_text(declared)
+            )
+        else:
+            value = inputs.get(name)
+            linked = value is None or is_link(value)
+            value = default_value(declared[name]) if linked else value
+            values.append(value["__value__"] if isinstance(value, dict) and "__value__" in value else value)
+        previous = name
+    return values
+
+
+def _upload_text(declared: Mapping[str, InputSpecification]) -> str:
+    """Return what the page stores for the upload button."""
+    return "" if any(s.options.get("audio_upload") for s in declared.values()) else "image"
 
 
 def default_value(specification: InputSpecification) -> Any:
