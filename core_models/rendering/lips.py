@@ -13,7 +13,7 @@ UPPER_SHARE = 0.35
 """Of a correction of the gap, how much the upper lip takes; the lower lip takes the rest."""
 ROW_SHARES = (0.45, 0.65, 0.85, 1.0)
 """How much of the inner contour's correction each of a lip's four rows takes, from the skin inwards."""
-CLOSED_OVERLAP = 0.14
+CLOSED_OVERLAP = 0.08
 """Centimetres the lips of an open photo overlap when sealed, so that no pale seam stays."""
 
 _UPPER, _LOWER = list(LIPS_UPPER_INNER), list(LIPS_LOWER_INNER)
@@ -28,6 +28,11 @@ def mouth_opening(points: np.ndarray) -> float:
     """Return the largest gap between the inner lips over the mouth's width; a pure number."""
     gaps = np.linalg.norm(points[_UPPER] - points[_LOWER], axis=1)
     return float(gaps.max()) / mouth_width(points)
+
+
+def lip_gap(shape: np.ndarray) -> float:
+    """Return the largest height between the inner lips of a face shape (N, 3), negative where they overlap."""
+    return float((shape[_UPPER, 1] - shape[_LOWER, 1])[1:-1].max())
 
 
 def collapse_seam(shape: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from ..face.topology import (
 )
 from ..types import BLENDSHAPES, LANDMARK_COUNT, FaceMotion, Portrait, ProgressCallback
 from . import head_turn, warp
+from .bare_lips import draw_bare_lips, draw_lip_seam, make_bare_lips
 from .composition import TargetExpression, compose_expression
 from .displacement import displacement_basis, smoothstep
 from .eyes import draw_eye, make_eyeball
@@ -38,14 +39,22 @@ from .lids import (
     margin_vertices,
     move_lids,
 )
-from .lips import CLOSED_OPENING, CLOSED_OVERLAP, collapse_seam, mouth_opening, mouth_width, settle_lips
-from .mouth_interior import draw_lip_seam, draw_mouth_interior, make_mouth_interior, skull_frame
+from .lips import (
+    CLOSED_OPENING,
+    CLOSED_OVERLAP,
+    collapse_seam,
+    lip_gap,
+    mouth_opening,
+    mouth_width,
+    settle_lips,
+)
+from .mouth_interior import draw_mouth_interior, make_mouth_interior, skull_frame
 
 INTERPOLATIONS = ("cubic", "linear")
 STRENGTH_RANGE = (0.0, 2.0)
 _INNER_LIPS = [*LIPS_UPPER_INNER, *LIPS_LOWER_INNER]
-LIP_SEAM_REACH = 0.10
-"""Centimetres, plus the warp's softness: the band between sealed lips of an open photo that is healed."""
+OWN_MOUTH_FADE = 0.03
+"""Motion of the inner lips, in mouth widths, at which an open photo's mouth is fully redrawn."""
 EYEBALL_TURN = (0.5, 4.0)
 """Degrees of head turn over which the eyeballs become layers of their own."""
 _FLIP_Y = np.array([1.0, -1.0], np.float32)
@@ -120,6 +129,7 @@ class MeshRenderer:
         self._mouth = make_mouth_interior(
             picture, points, self._shape, self._skull_frame(still), self._is_open
         )
+        self._bare_lips = make_bare_lips(picture, points) if self._is_open else None
 
     @property
     def moving_region(self) -> np.ndarray:
@@ -186,7 +196,7 @@ class MeshRenderer:
         cubic = self.parameters.interpolation == "cubic"
         warp.resample(self.portrait.frame, source_map, self._grid, cubic, canvas)
         self._draw_eyes(canvas, self._on_canvas(points), target, head)
-        self._draw_mouth(canvas, self._on_canvas(points), shape, target, head)
+        self._draw_mouth(canvas, self._on_canvas(points), source_map, shape, target, head)
 
     def _on_canvas(self, points: np.ndarray) -> np.ndarray:
         """Return moved vertices (N, 2) in canvas pixels, held back at the picture's edges as the warp is."""
@@ -237,6 +247,7 @@ class MeshRenderer:
         self,
         canvas: np.ndarray,
         points: np.ndarray,
+        source_map: np.ndarray,
         shape: np.ndarray,
         target: TargetExpression,
         head: head_turn.HeadMove,
@@ -244,11 +255,19 @@ class MeshRenderer:
         rest = self._mouth.rest_frame
         frame = rest + self._guard[LIPS_UPPER_INNER[5]] * (self._skull_frame(head) - rest)
         frame[:, 2] -= self._grid.origin
-        moved = np.abs(shape[_INNER_LIPS] - self._shape[_INNER_LIPS]).max() / mouth_width(self._shape)
-        draw_mouth_interior(canvas, self._mouth, points, shape, frame, float(moved), target.lip_rounding)
+        fade = self._own_mouth_fade(shape) if self._is_open else 1.0
+        if self._bare_lips is not None:
+            draw_bare_lips(canvas, self._bare_lips, points, source_map, fade)
+        draw_mouth_interior(canvas, self._mouth, points, shape, frame, fade, target.lip_rounding)
         if self._is_open:
-            reach = LIP_SEAM_REACH * self.portrait.pose.scale + 2 * self._grid.softness
-            draw_lip_seam(canvas, self._mouth, points, target.lip_seal, reach)
+            draw_lip_seam(
+                canvas, self._mouth.colours.flesh, points, lip_gap(shape) / mouth_width(shape), fade
+            )
+
+    def _own_mouth_fade(self, shape: np.ndarray) -> float:
+        """Return 0..1: how much of an open photo's mouth is redrawn; 0 where the photo itself is exact."""
+        moved = np.abs(shape[_INNER_LIPS] - self._shape[_INNER_LIPS]).max() / mouth_width(self._shape)
+        return float(smoothstep(0.0, OWN_MOUTH_FADE, moved))
 
 
 def _whole_basis(rings: head_turn.RingLayout) -> np.ndarray:

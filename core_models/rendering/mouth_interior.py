@@ -17,59 +17,35 @@ from .curves import (
     bounding_window,
     continued,
     fit_affine,
-    heal_line,
-    line_mask,
     opening_outline,
     outline_mask,
-    smooth_curve,
 )
 from .displacement import smoothstep
-from .lips import mouth_width
+from .lips import lip_gap, mouth_width
+from .painted_mouth import MouthColours, mix, mouth_colours, painted_mouth
 
 MASK_BLUR = 0.012
 """Mouth widths."""
 FADE_IN = (0.012, 0.042)
 """Gap over mouth width between which the inside appears."""
-OWN_INTERIOR_FADE = 0.03
-"""Motion of the inner lips, in mouth widths, at which an open photo's overlay is fully used."""
 OWN_INTERIOR_INSET = 0.02
 OWN_INTERIOR_FEATHER = 0.025
 
-TEETH_LENGTH = 0.38
-"""Centimetres of upper teeth below the resting lip line, at most."""
-TEETH_SHARE_OF_GAP = 0.45
-TEETH_HALF_WIDTH = 0.80
-TEETH_ARCH = 0.22
-TEETH_HIDDEN_BY_ROUNDING = 0.9
-"""How much of the teeth rounded lips (u, o, sh) hide: they stand away from them."""
-LIP_SHADOW_ON_TEETH = 0.4
-LIP_SHADOW_REACH = 0.22
-"""Centimetres below the upper lip over which its shadow on the teeth fades."""
-TOOTH_LINE_STRENGTH = 0.16
-TOOTH_WIDTH = 0.85
-"""Centimetres of a middle incisor."""
-LOWER_TEETH_FROM = (0.22, 0.34)
-LOWER_TEETH_LENGTH = 0.22
-TEETH_STRENGTH = (0.06, 0.80)
 SKIN_SATURATION = (0.10, 0.28)
 """Below the first a face is grey stone or a drawing, which has a dark cavity and no white teeth."""
 LIP_HUE_STEP = (0.008, 0.028)
 """Change of colour shares from skin to lips: below the first the lips are carved."""
-FLESH = (118.0, 44.0, 40.0)
-"""Colour of the inside of a mouth in full light, mixed into pale lips of living faces."""
-CAVITY_DARKNESS = 0.15
 RIM_WIDTH = 0.07
 RIM_LIP_SHARE = 0.42
 """Along the lips the inside turns to their own wet flesh, this dark."""
-SIDE_DARKNESS = 0.5
-SEAM_DARKNESS = 0.55
-SEAM_STRENGTH = 0.7
-SEAM_WIDTH = 0.09
-
+OWN_SHADED = 0.65
+"""How far an open photo's own teeth pass into the colour of flesh as the lips come close."""
+OWN_SHADED_GAP = (0.1, 0.7)
+"""Gap over the photo's own between which that shade fades."""
 OWN_ABOVE = 0.10
 """Mouth widths above an open photo's inner lip over which its teeth are continued, for a lip that rises."""
 GRAIN_LIMIT = 3.0
-GRAIN_IN_THE_DARK = 0.7
+GRAIN_IN_THE_DARK = 0.4
 GRAIN_SEED = 20240917
 GRAIN_TILE = 256
 
@@ -82,23 +58,20 @@ _LIP_BODY = (0, 17, 37, 267, 84, 314, 11, 16, 72, 302, 85, 315)
 class MouthInterior:
     """What a photo says about the inside of its mouth.
 
-    lip, skin, tooth, flesh: (3,) float32 colours 0..255. teeth_strength: 0..1.
+    colours: what its inside is painted with.
     seam: (3,) polynomial coefficients of the resting upper lip line, y(x) in canonical centimetres.
-    half_width: canonical centimetres. rest_frame: (2, 3) affine from canonical (x, y) at the lips to the
-        picture.
+    half_width, rest_gap: canonical centimetres, the gap at least a tenth.
+    rest_frame: (2, 3) affine from canonical (x, y) at the lips to the picture.
     grain: (GRAIN_TILE, GRAIN_TILE) float32 noise as strong as the photo's own.
     own: (h, w) float32 0..1, where the photo's own open mouth shows its inside, None for a closed mouth;
         own_texture: (h, w, 3) uint8, that inside, continued under the upper lip; own_origin: their corner
             (x, y).
     """
 
-    lip: np.ndarray
-    skin: np.ndarray
-    tooth: np.ndarray
-    flesh: np.ndarray
-    teeth_strength: float
+    colours: MouthColours
     seam: np.ndarray
     half_width: float
+    rest_gap: float
     rest_frame: np.ndarray
     grain: np.ndarray
     own: np.ndarray | None
@@ -118,19 +91,12 @@ def make_mouth_interior(
     radius = 0.05 * mouth_width(points)
     lip = _median_colour(picture, points[list(_LIP_BODY)], radius)
     skin = _median_colour(picture, points[list(_CHEEKS_AND_CHIN)], 2 * radius)
-    life = _liveliness(skin, lip)
-    grey = np.full(3, np.clip(90 + 0.72 * skin.mean(), 90, 220), np.float32)
-    low, high = TEETH_STRENGTH
     own, texture, origin = _own_interior(picture, points) if is_open else (None, None, (0, 0))
-    flesh = np.array(FLESH, np.float32) * (0.35 + 0.65 * skin.mean() / 170)
     return MouthInterior(
-        lip=lip,
-        skin=skin,
-        tooth=0.42 * skin + 0.58 * grey,
-        flesh=lip + (0.5 * lip + 0.5 * flesh - lip) * life,
-        teeth_strength=low + (high - low) * life,
+        colours=mouth_colours(skin, lip, _liveliness(skin, lip)),
         seam=np.polyfit(shape[_UPPER, 0], shape[_UPPER, 1], 2).astype(np.float32),
         half_width=mouth_width(shape) / 2,
+        rest_gap=max(lip_gap(shape), 0.1),
         rest_frame=rest_frame,
         grain=_grain(picture, points[list(_CHEEKS_AND_CHIN)], 3 * radius),
         own=own,
@@ -156,7 +122,7 @@ def draw_mouth_interior(
     points: np.ndarray,
     shape: np.ndarray,
     frame: np.ndarray,
-    own_motion: float,
+    fade: float,
     rounding: float,
 ) -> None:
     """Lay the inside of the mouth over the warped canvas (h, w, 3) uint8, in place.
@@ -164,88 +130,27 @@ def draw_mouth_interior(
     points: (N, 2) moved mesh in canvas pixels; shape: (N, 3) moved face in canonical centimetres, lips
         settled.
     frame: (2, 3) affine from canonical (x, y) at the lips to the canvas, moved by the head alone.
-    own_motion: how far the inner lips moved from the photo's, in mouth widths; 0 leaves an open photo as
-        it is.
+    fade: 0..1; 0 leaves an open photo as it is.
     rounding: 0..1, how much the lips are pursed away from the teeth.
     """
     width = mouth_width(points)
-    gap = float((shape[_UPPER, 1] - shape[_LOWER, 1]).max())
-    strength = float(smoothstep(*FADE_IN, gap / mouth_width(shape)))
-    if mouth.own is not None:
-        strength *= float(smoothstep(0.0, OWN_INTERIOR_FADE, own_motion))
+    gap = lip_gap(shape)
+    strength = fade * float(smoothstep(*FADE_IN, gap / mouth_width(shape)))
     upper, lower = points[_UPPER], points[_LOWER]
     window = bounding_window(np.concatenate([upper, lower]), 2 + 3 * MASK_BLUR * width, canvas.shape[1::-1])
     if strength <= 0 or window is None:
         return
     mask = outline_mask(opening_outline(upper, lower), window, MASK_BLUR * width)
-    layer = _painted(mouth, window, shape, frame, gap, rounding)
+    x, y = _canonical_coordinates(frame, window)
+    pixel = 1 / max(float(np.linalg.norm(frame[:, 0])), 1e-6)
+    layer = painted_mouth(mouth.colours, x, y, pixel, shape, mouth.seam, mouth.half_width, rounding)
     if mouth.own is not None:
-        layer = _with_own_interior(layer, mouth, window, frame)
+        shade = OWN_SHADED * float(1 - smoothstep(*OWN_SHADED_GAP, gap / mouth.rest_gap))
+        layer = _with_own_interior(layer, mouth, window, frame, shade)
     rim = _nearness_to_lips(mask, width)
-    _mix(layer, mouth.flesh * RIM_LIP_SHARE, rim * 0.85)
+    mix(layer, mouth.colours.flesh * RIM_LIP_SHARE, rim * 0.85)
     layer += _tiled(mouth.grain, window)[..., None]
     blend(canvas, window, layer, mask * strength)
-
-
-def _painted(
-    mouth: MouthInterior,
-    window: tuple[int, int, int, int],
-    shape: np.ndarray,
-    frame: np.ndarray,
-    gap: float,
-    rounding: float,
-) -> np.ndarray:
-    """Return the painted inside over a window, float32 (h, w, 3): cavity, tongue, teeth, dark sides."""
-    x, y = _canonical_coordinates(frame, window)
-    across = x * np.float32(1 / mouth.half_width)
-    floor = float(shape[_LOWER[5], 1])
-    colour = np.empty((*x.shape, 3), np.float32)
-    colour[:] = CAVITY_DARKNESS * mouth.flesh
-    _mix(colour, 0.52 * mouth.flesh + 0.05 * mouth.skin, 0.8 * _tongue(across, y, floor, gap))
-    _paint_teeth(colour, mouth, x, y, shape, gap, rounding)
-    colour *= (1 - SIDE_DARKNESS * smoothstep(0.45, 1.0, np.abs(across)))[..., None]
-    return colour
-
-
-def _paint_teeth(
-    colour: np.ndarray,
-    mouth: MouthInterior,
-    x: np.ndarray,
-    y: np.ndarray,
-    shape: np.ndarray,
-    gap: float,
-    rounding: float,
-) -> None:
-    """Paint upper teeth, and the lower ones of a wide mouth, in place; x, y canonical centimetres (h, w)."""
-    across = x * np.float32(1 / mouth.half_width)
-    sides = 1 - smoothstep(TEETH_HALF_WIDTH - 0.2, TEETH_HALF_WIDTH + 0.12, np.abs(across))
-    teeth = mouth.teeth_strength * sides * (1 - TEETH_HIDDEN_BY_ROUNDING * rounding)
-    teeth = teeth * (1 - TOOTH_LINE_STRENGTH * _tooth_lines(x))
-    edge = np.polyval(mouth.seam, x) - min(TEETH_LENGTH, TEETH_SHARE_OF_GAP * gap) + TEETH_ARCH * across**2
-    lip = np.polyval(np.polyfit(shape[_UPPER, 0], shape[_UPPER, 1], 2), x)
-    shaded = 1 - LIP_SHADOW_ON_TEETH * (1 - smoothstep(0.0, LIP_SHADOW_REACH, lip - y))
-    _mix(colour, mouth.tooth, teeth * shaded * smoothstep(-0.045, 0.045, y - edge))
-    lower_share = float(smoothstep(*LOWER_TEETH_FROM, gap / (2 * mouth.half_width)))
-    if lower_share > 0:
-        top = float(shape[_LOWER[5], 1]) + LOWER_TEETH_LENGTH * (1 - across**2)
-        _mix(colour, mouth.tooth * 0.6, 0.7 * lower_share * teeth * smoothstep(-0.05, 0.05, top - y))
-
-
-def _mix(colour: np.ndarray, other: np.ndarray, weight: np.ndarray) -> None:
-    colour += (other.astype(np.float32) - colour) * weight[..., None]
-
-
-def _tongue(across: np.ndarray, y: np.ndarray, floor: float, gap: float) -> np.ndarray:
-    """Return (h, w) 0..1: a soft ellipse that lies on the jaw and follows it."""
-    rise = 0.55 * gap
-    radius = np.hypot(across / 0.62, (y - floor + 0.1 * gap) / max(rise, 1e-3))
-    return 1 - smoothstep(0.55, 1.05, radius)
-
-
-def _tooth_lines(x: np.ndarray) -> np.ndarray:
-    """Return (h, w) 0..1: 1 on the lines between teeth."""
-    phase = np.abs((x / TOOTH_WIDTH + 0.5) % 1.0 - 0.5)
-    return 1 - smoothstep(0.0, 0.09, phase)
 
 
 def _nearness_to_lips(mask: np.ndarray, width: float) -> np.ndarray:
@@ -268,7 +173,11 @@ def _canonical_coordinates(
 
 
 def _with_own_interior(
-    layer: np.ndarray, mouth: MouthInterior, window: tuple[int, int, int, int], frame: np.ndarray
+    layer: np.ndarray,
+    mouth: MouthInterior,
+    window: tuple[int, int, int, int],
+    frame: np.ndarray,
+    shade: float,
 ) -> np.ndarray:
     """Return the layer with the photo's own teeth over it, moved rigidly with the skull."""
     left, top, right, bottom = window
@@ -278,7 +187,8 @@ def _with_own_interior(
     size, flags = (right - left, bottom - top), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     own = cv2.warpAffine(mouth.own_texture, to_photo, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
     weight = cv2.warpAffine(mouth.own, to_photo, size, flags=flags)
-    return layer + (own - layer) * weight[..., None]
+    shaded = own + np.float32(shade) * (RIM_LIP_SHARE * mouth.colours.flesh - own)
+    return layer + (shaded - layer) * weight[..., None]
 
 
 def _composed(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
@@ -309,24 +219,6 @@ def _own_interior(
     distance = cv2.distanceTransform(extended, cv2.DIST_L2, 3)
     weight = smoothstep(inset * 0.5, inset + OWN_INTERIOR_FEATHER * width, distance)
     return weight.astype(np.float32), np.rint(texture).astype(np.uint8), window[:2]
-
-
-def draw_lip_seam(
-    canvas: np.ndarray, mouth: MouthInterior, points: np.ndarray, seal: float, reach: float
-) -> None:
-    """Close the seam between sealed lips of an open photo, where its teeth would shine through, in place.
-
-    points: (N, 2) moved mesh in canvas pixels; seal: 0..1; reach: pixels over which the warp is soft.
-    """
-    line = smooth_curve((points[_UPPER] + points[_LOWER]) / 2)[2:-2]
-    window = bounding_window(line, 3 + 2.5 * reach, canvas.shape[1::-1])
-    if seal <= 0 or window is None:
-        return
-    across = points[_UPPER[-1]] - points[_UPPER[0]]
-    across = across / max(float(np.linalg.norm(across)), 1e-6)
-    heal_line(canvas, window, line, np.array([-across[1], across[0]]), reach, seal)
-    weight = line_mask(line, window, SEAM_WIDTH * mouth_width(points) * 0.3) * (SEAM_STRENGTH * seal)
-    blend(canvas, window, np.broadcast_to(SEAM_DARKNESS * mouth.lip, (*weight.shape, 3)), weight)
 
 
 def _median_colour(picture: np.ndarray, points: np.ndarray, radius: float) -> np.ndarray:
