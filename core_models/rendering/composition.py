@@ -23,7 +23,9 @@ LARGEST_TOTAL = 1.25
 ROUNDING_GAIN = 1.3
 """Pucker and funnel are under-read by the landmark network, so they are shown a little stronger."""
 
-FROWN_UNDOES_SMILE = 1.5
+FROWN_UNDOES_SMILE = 2.0
+BROW_DOWN_UNDOES_SMILE = 1.0
+SNEER_UNDOES_SMILE = 1.2
 ROUNDING_UNDOES_SMILE = 0.7
 """A photo's own smile gives way to what is its opposite, this much per unit asked for."""
 
@@ -44,6 +46,8 @@ _EYES = [index for name, index in BLENDSHAPE_INDEX.items() if name.startswith("e
 _ROUNDING = _rows("mouthPucker", "mouthFunnel")
 _SMILE = _rows("mouthSmileLeft", "mouthSmileRight")
 _FROWN = _rows("mouthFrownLeft", "mouthFrownRight")
+_BROW_DOWN = _rows("browDownLeft", "browDownRight")
+_SNEER = _rows("noseSneerLeft", "noseSneerRight")
 _PRESS = _rows("mouthPressLeft", "mouthPressRight")
 _ROLL = _rows("mouthRollLower", "mouthRollUpper")
 _JAW_OPEN = BLENDSHAPE_INDEX["jawOpen"]
@@ -118,17 +122,25 @@ def compose_expression(
     )
 
 
+def displeasure(asked: np.ndarray) -> float:
+    """Return 0..1: how far a frame is out of keeping with a smile: frowns, drawn brows, a wrinkled nose."""
+    frown = FROWN_UNDOES_SMILE * asked[_FROWN].mean()
+    brows = BROW_DOWN_UNDOES_SMILE * asked[_BROW_DOWN].mean()
+    sneer = SNEER_UNDOES_SMILE * asked[_SNEER].mean()
+    unsmiling = 1.0 - smoothstep(0.1, 0.5, asked[_SMILE].mean())
+    return float(min(1.0, max(frown, brows, sneer)) * unsmiling)
+
+
 def _smile_given_up(asked: np.ndarray) -> float:
     """Return 0..1: how much of the photo's own smile goes, to frown or to round the lips."""
-    frown = FROWN_UNDOES_SMILE * asked[_FROWN].mean()
-    return float(min(1.0, max(frown, ROUNDING_UNDOES_SMILE * asked[_ROUNDING].sum())))
+    return float(min(1.0, max(displeasure(asked), ROUNDING_UNDOES_SMILE * asked[_ROUNDING].sum())))
 
 
 def _smile_closed(asked: np.ndarray, photo: np.ndarray) -> float:
     """Return 0..1: how far a toothy smile closes as it turns into a frown, unless the jaw opens."""
-    frowning = min(1.0, FROWN_UNDOES_SMILE * float(asked[_FROWN].mean()))
     shut = 1.0 - smoothstep(0.02, 0.12, asked[_JAW_OPEN])
-    return float(smoothstep(0.2, 0.8, frowning) * smoothstep(0.2, 0.5, photo[_SMILE].mean()) * shut)
+    toothy = smoothstep(0.2, 0.5, photo[_SMILE].mean())
+    return float(smoothstep(0.2, 0.8, displeasure(asked)) * toothy * shut)
 
 
 def soft_limit(value: np.ndarray | float, limit: float) -> np.ndarray | float:

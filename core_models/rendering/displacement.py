@@ -100,8 +100,8 @@ SYMMETRIC_SHAPES: dict[str, tuple[Term, ...]] = {
     ),
     "mouthShrugUpper": (Term("upper_lip", (0, 0.25, 0.1)),),
     "browInnerUp": (
-        Term("skin", (0, 0.7, 0), (1.6, 5.0, 1.3, 1.0)),
-        Term("skin", (0, 0.7, 0), (-1.6, 5.0, 1.3, 1.0)),
+        Term("skin", (-0.1, 0.95, 0), (1.3, 5.0, 1.2, 1.2)),
+        Term("skin", (0.1, 0.95, 0), (-1.3, 5.0, 1.2, 1.2)),
     ),
     "cheekPuff": (
         Term("skin", (0.4, 0, 0.7), (4.2, -3.6, 1.5, 1.6)),
@@ -129,10 +129,17 @@ LEFT_SHAPES: dict[str, tuple[Term, ...]] = {
         Term("lower_lip_half", (0, -0.65, 0)),
         Term("skin", (0, -0.35, 0), (1.0, -6.2, 1.4, 0.8)),
     ),
-    "browDownLeft": (Term("skin", (-0.2, -0.55, 0.1), (2.4, 4.8, 1.6, 0.8)),),
+    "browDownLeft": (
+        Term("skin", (-0.25, -0.60, 0.1), (2.4, 4.8, 1.6, 0.9)),
+        Term("skin", (-0.15, -0.40, 0.1), (1.2, 4.5, 0.8, 0.8)),
+    ),
     "browOuterUpLeft": (Term("skin", (0, 0.75, 0), (4.4, 4.9, 1.4, 0.9)),),
     "cheekSquintLeft": (Term("skin", (0, 0.35, 0.1), (3.8, 0.6, 1.5, 0.9)),),
-    "noseSneerLeft": (Term("skin", (0, 0.4, 0), (1.4, -0.3, 0.8, 1.1)),),
+    "noseSneerLeft": (
+        Term("skin", (0, 0.5, 0), (1.4, -0.3, 0.9, 1.2)),
+        Term("skin", (0.1, 0.3, 0), (2.6, -1.6, 1.1, 1.0)),
+        Term("upper_lip_half", (0, 0.25, 0)),
+    ),
 }
 
 

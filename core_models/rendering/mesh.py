@@ -29,6 +29,7 @@ from .bare_lips import draw_bare_lips, draw_lip_seam, make_bare_lips
 from .composition import TargetExpression, compose_expression
 from .displacement import displacement_basis, smoothstep
 from .eyes import draw_eye, make_eyeball
+from .folds import draw_folds
 from .lids import (
     EYES,
     LID_ORIENTATION,
@@ -195,8 +196,10 @@ class MeshRenderer:
         canvas = output[self._grid.region_slices]
         cubic = self.parameters.interpolation == "cubic"
         warp.resample(self.portrait.frame, source_map, self._grid, cubic, canvas)
-        self._draw_eyes(canvas, self._on_canvas(points), target, head)
-        self._draw_mouth(canvas, self._on_canvas(points), source_map, shape, target, head)
+        on_canvas = self._on_canvas(points)
+        draw_folds(canvas, on_canvas, target.change, self.portrait.pose.scale)
+        self._draw_eyes(canvas, on_canvas, target, head)
+        self._draw_mouth(canvas, on_canvas, source_map, shape, target, head)
 
     def _on_canvas(self, points: np.ndarray) -> np.ndarray:
         """Return moved vertices (N, 2) in canvas pixels, held back at the picture's edges as the warp is."""

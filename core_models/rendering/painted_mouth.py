@@ -33,10 +33,10 @@ BORDER_HALF_WIDTH = 0.06
 EDGE_SOFTNESS = 0.05
 HIDDEN_BY_ROUNDING = (0.05, 0.6)
 """Rounding of the lips (u, o, sh) over which they hide the teeth."""
-TOOTH = (232.0, 219.0, 198.0)
+TOOTH = (232.0, 216.0, 192.0)
 """Colour of teeth in the light in which skin has the colour below."""
 REFERENCE_SKIN = (198.0, 152.0, 128.0)
-LIGHT_SHARE = 0.6
+LIGHT_SHARE = 0.75
 """Exponent: how much of a skin's difference from the reference is the light's and so the teeth's too."""
 TOOTH_LIMITS = (60.0, 232.0)
 

@@ -97,9 +97,26 @@ def test_values_outside_the_range_are_clipped():
 
 def test_a_frown_undoes_the_photos_own_smile():
     smiling = coefficients(mouthSmile=0.9)
-    target = compose_expression(coefficients(mouthFrown=0.6), smiling, opening=0.2)
-    assert change(target, "mouthSmileLeft") == pytest.approx(-0.81, abs=0.01)
+    target = compose_expression(coefficients(mouthFrown=0.3), smiling, opening=0.2)
+    assert change(target, "mouthSmileLeft") == pytest.approx(-0.54, abs=0.01)
     assert target.lip_seal > 0.9
     relaxed = compose_expression(coefficients(mouthFrown=0.6), np.zeros(52))
     assert change(relaxed, "mouthSmileLeft") == 0
     assert relaxed.lip_seal == 0
+
+
+@pytest.mark.parametrize("shape", ["browDown", "noseSneer"])
+def test_anger_and_disgust_undo_the_photos_own_smile_too(shape):
+    smiling = coefficients(mouthSmile=0.9)
+    strong, weak = (
+        compose_expression(coefficients(**{shape: value}), smiling, opening=0.2) for value in (0.8, 0.1)
+    )
+    assert change(strong, "mouthSmileLeft") < -0.7
+    assert -0.15 < change(weak, "mouthSmileLeft") < 0
+    assert strong.lip_seal > 0.9
+    assert weak.lip_seal == 0
+
+
+def test_lowered_brows_leave_a_smile_that_is_asked_for():
+    both = coefficients(browDown=0.8, mouthSmile=0.6)
+    assert change(compose_expression(both, coefficients(mouthSmile=0.5)), "mouthSmileLeft") > 0.5
