@@ -1,0 +1,236 @@
+"""What makes a graph impossible to run: ComfyUI's error types and messages."""
+
+import pytest
+from talking_portrait.headless.graph import copied_graph, is_ui_format, read_graph_file
+from talking_portrait.headless.validation import GraphValidationError, types_match, validate_graph
+
+
+def problems_of(graph, classes):
+    """{node id: [(type, details)]}"""
+    validation = validate_graph(graph, classes)
+    return {
+        node_id: [(problem["type"], problem["details"]) for problem in report["errors"]]
+        for node_id, report in validation.node_errors.items()
+    }
+
+
+@pytest.fixture
+def text(node):
+    def build(**changes):
+        inputs = {"text": "hi", "style": "bold", "loud": True, "size": 1.0} | changes
+        return {"1": node("Text", **inputs), "2": node("Show", value=["1", 0])}
+
+    return build
+
+
+def test_good_graph_has_its_outputs(text, tiny_classes):
+    validation = validate_graph(text(), tiny_classes)
+    assert (validation.outputs, validation.error, validation.node_errors) == (["2"], None, {})
+
+
+def test_constants_are_converted_in_place(text, tiny_classes):
+    graph = text(text=5, loud="false", size="1.5")
+    assert validate_graph(graph, tiny_classes).error is None
+    assert graph["1"]["inputs"] == {"text": "5", "style": "bold", "loud": True, "size": 1.5}
+
+
+def test_wrapped_lists_are_unwrapped(text, tiny_classes):
+    graph = text(text={"__value__": ["a", "b"]})
+    validate_graph(graph, tiny_classes)
+    assert graph["1"]["inputs"]["text"] == "['a', 'b']"
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "details"),
+    [
+        ({"size": 0.1}, "value_smaller_than_min", "size"),
+        ({"size": 3}, "value_bigger_than_max", "size"),
+        ({"style": "wild"}, "value_not_in_list", "style: 'wild' not in ['plain', 'bold']"),
+        ({"size": "big"}, "invalid_input_type", "size, big, could not convert string to float: 'big'"),
+        ({"text": ["1", 0, 0]}, "bad_linked_input", "text"),
+    ],
+)
+def test_bad_values(text, tiny_classes, change, kind, details):
+    graph = text(**change)
+    assert problems_of(graph, tiny_classes) == {"1": [(kind, details)]}
+    validation = validate_graph(graph, tiny_classes)
+    assert validation.error["type"] == "prompt_outputs_failed_validation"
+    assert validation.node_errors["1"]["dependent_outputs"] == ["2"]
+    assert validation.node_errors["1"]["class_type"] == "Text"
+
+
+def test_missing_input(node, tiny_classes):
+    graph = {"1": node("Add", b=1), "2": node("Show", value=["1", 0])}
+    assert problems_of(graph, tiny_classes) == {"1": [("required_input_missing", "a")]}
+
+
+def test_wrong_type_of_link_hides_what_is_behind_it(node, tiny_classes):
+    graph = {
+        "1": node("Text", text="", style="wild", loud=False, size=9),
+        "2": node("Add", a=["1", 0], b=1),
+        "3": node("Show", value=["2", 0]),
+    }
+    expected = "a, received_type(STRING) mismatch input_type(INT)"
+    assert problems_of(graph, tiny_classes) == {"2": [("return_type_mismatch", expected)]}
+
+
+@pytest.mark.parametrize(
+    ("received", "wanted", "fits"),
+    [
+        ("INT", "INT", True),
+        ("INT", "FLOAT", False),
+        ("INT", "FLOAT,INT", True),
+        ("FLOAT, INT", "INT", True),
+        ("*", "IMAGE", True),
+        ("IMAGE", "*", True),
+        (["a"], ["a"], True),
+        ("STRING", ["a"], False),
+    ],
+)
+def test_types(received, wanted, fits):
+    assert types_match(received, wanted) is fits
+
+
+def test_missing_node_type(node, tiny_classes):
+    validation = validate_graph({"7": node("NoSuchNode")}, tiny_classes)
+    assert validation.error["type"] == "missing_node_type"
+    assert validation.error["message"] == "Cannot execute because node NoSuchNode does not exist."
+    assert validation.error["details"] == "Node ID '#7'"
+
+
+def test_missing_class_type(tiny_classes):
+    assert validate_graph({"7": {"inputs": {}}}, tiny_classes).error["type"] == "invalid_prompt"
+
+
+def test_no_outputs(node, tiny_classes):
+    assert validate_graph({"1": node("Number", value=1)}, tiny_classes).error["type"] == "prompt_no_outputs"
+
+
+def test_link_to_a_node_that_is_not_there(node, tiny_classes):
+    graph = {"2": node("Show", value=["99", 0])}
+    [(kind, details)] = problems_of(graph, tiny_classes)["2"]
+    assert kind == "exception_during_validation"
+    assert "'99'" in details
+
+
+def test_link_to_an_output_that_is_not_there(node, tiny_classes):
+    graph = {
+        "1": node("Number", value=1),
+        "2": node("Add", a=["1", 4], b=1),
+        "3": node("Show", value=["2", 0]),
+    }
+    [(kind, details)] = problems_of(graph, tiny_classes)["2"]
+    assert kind == "exception_during_inner_validation"
+    assert "output 4 of node 1, which has 1" in details
+
+
+def test_cycle(node, tiny_classes):
+    graph = {
+        "1": node("Add", a=["2", 0], b=1),
+        "2": node("Add", a=["1", 0], b=1),
+        "3": node("Show", value=["2", 0]),
+    }
+    [(kind, details)] = problems_of(graph, tiny_classes)["1"]
+    assert kind == "dependency_cycle"
+    assert "2 -> 1 -> 2" in details
+
+
+def test_other_outputs_still_run_and_the_report_names_the_bad_one(node, tiny_classes):
+    graph = {
+        "1": node("Number", value=500),
+        "2": node("Show", value=["1", 0]),
+        "3": node("Number", value=5),
+        "4": node("Show", value=["3", 0]),
+    }
+    validation = validate_graph(graph, tiny_classes)
+    assert validation.outputs == ["4"]
+    assert validation.error is None
+    assert list(validation.node_errors) == ["1"]
+    with pytest.raises(
+        GraphValidationError, match=r"node 1 \(Number\): Value 500 bigger than max of 100: value"
+    ):
+        validation.raise_if_failed(graph)
+
+
+def test_nodes_nothing_needs_are_not_checked(node, tiny_classes):
+    graph = {"1": node("Number", value=500), "2": node("Show", value=3)}
+    assert validate_graph(graph, tiny_classes).outputs == ["2"]
+
+
+class Judge:
+    """Looks at its own inputs."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"level": ("INT", {"max": 10}), "other": ("INT", {"max": 10})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, level):
+        if level is None:
+            return True
+        return True if level % 2 == 0 else f"{level} is odd"
+
+
+def test_own_check_replaces_the_built_in_one_for_what_it_names(node, tiny_classes):
+    classes = tiny_classes | {"Judge": Judge}
+    assert problems_of({"1": node("Judge", level=100, other=1)}, classes) == {}
+    assert problems_of({"1": node("Judge", level=7, other=11)}, classes)["1"] == [
+        ("value_bigger_than_max", "other"),
+        ("custom_validation_failed", "level - 7 is odd"),
+    ]
+
+
+def test_own_check_gets_none_for_a_link(node, tiny_classes):
+    graph = {"1": node("Number", value=3), "2": node("Judge", level=["1", 0], other=1)}
+    assert problems_of(graph, tiny_classes | {"Judge": Judge}) == {}
+
+
+class Broken(Judge):
+    @classmethod
+    def VALIDATE_INPUTS(cls, **inputs):
+        raise ZeroDivisionError("oh")
+
+
+def test_own_check_that_breaks_down(node, tiny_classes):
+    [(kind, details)] = problems_of({"1": node("Broken", level=1, other=1)}, {"Broken": Broken})["1"]
+    assert (kind, details) == ("exception_during_validation", "oh")
+
+
+class TypeJudge(Judge):
+    @classmethod
+    def VALIDATE_INPUTS(cls, input_types):
+        return True if input_types.get("level") == "STRING" else f"got {input_types}"
+
+
+def test_own_check_of_types(node, tiny_classes):
+    graph = {
+        "1": node("Text", text="", style="bold", loud=False, size=1),
+        "2": node("TypeJudge", level=["1", 0], other=1),
+    }
+    assert problems_of(graph, tiny_classes | {"TypeJudge": TypeJudge}) == {}
+
+
+def test_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no workflow file"):
+        read_graph_file(tmp_path / "none.json")
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        read_graph_file(broken)
+    broken.write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(ValueError, match="not JSON"):
+        read_graph_file(broken)
+    broken.write_text("[]")
+    with pytest.raises(ValueError, match="JSON object"):
+        read_graph_file(broken)
+
+
+def test_forms():
+    assert is_ui_format({"nodes": []})
+    assert not is_ui_format({"1": {"class_type": "x"}})
+    with pytest.raises(ValueError, match="not a workflow in API form: node 'version'"):
+        copied_graph({"version": 1})
