@@ -23,6 +23,7 @@ from .curves import (
     smooth_curve,
 )
 from .displacement import smoothstep
+from .lid_skin import LidSkin, draw_lid_skin, make_lid_skin
 from .lids import EyeIndices, lid_motion
 
 GAZE_ACROSS = 0.24
@@ -31,11 +32,11 @@ GAZE_ALONG = 0.09
 IRIS_MARGIN = 1.15
 """Times the iris radius that move whole; the shift falls to 0 at half an eye's width."""
 
-LASH_STRENGTH = 0.9
+LASH_STRENGTH = 0.8
 LASH_DARKNESS = 0.7
 """Of the darkest colour along the photo's own lid; closed lashes lie on each other."""
 LASH_CLOSURE = (0.05, 0.50)
-LASH_THICKNESS = 0.20
+LASH_THICKNESS = 0.15
 """Centimetres at the middle of the lid; the stroke tapers to the corners."""
 THINNEST_LASH = 1.2
 """Pixels."""
@@ -58,7 +59,7 @@ class Eyeball:
     contour: (16, 2) float32 the opening in the photo, picture pixels.
     iris: (2,) its centre, picture pixels; iris_radius: pixels; width: pixels between the eye's corners.
     across, down: (2,) unit vectors along the eye towards the picture's right, and down.
-    lash_colour: (3,) float32.
+    lash_colour: (3,) float32. skin: of its upper lid.
     """
 
     indices: EyeIndices
@@ -71,6 +72,7 @@ class Eyeball:
     across: np.ndarray
     down: np.ndarray
     lash_colour: np.ndarray
+    skin: LidSkin
 
 
 def layer_strength(target: TargetExpression, side: int) -> float:
@@ -104,6 +106,7 @@ def make_eyeball(picture: np.ndarray, points: np.ndarray, eye: EyeIndices) -> Ey
         across=across.astype(np.float32),
         down=np.array([-across[1], across[0]], np.float32),
         lash_colour=_lash_colour(picture, points[list(eye.upper)]),
+        skin=make_lid_skin(picture, points, eye),
     )
 
 
@@ -143,12 +146,14 @@ def draw_eye(
     pixels_per_cm: float,
     softness: float,
     turned: float,
+    grain: np.ndarray,
 ) -> None:
     """Draw one eye over the warped canvas (h, w, 3) uint8, in place.
 
     points, rigid_points: (N, 2) float32 in canvas pixels, the moved mesh and the mesh moved by the head
     alone; the eyeball's own numbers are in picture pixels. softness: pixels over which the warp is blurred.
     turned: 0..1, how far the head turns; then, too, the eyeball is drawn, as the warp folds a far eye.
+    grain: square tile of float32 noise as strong as the photo's own on skin.
     """
     strength = max(layer_strength(target, side), turned)
     if strength <= 0:
@@ -156,8 +161,8 @@ def draw_eye(
     upper, lower = points[list(eyeball.indices.upper)], points[list(eyeball.indices.lower)]
     upper, lower = _uncrossed(upper, lower)
     reach = SEAM_REACH * pixels_per_cm + 2.0 * softness
-    edge = points[list(eyeball.indices.upper)]
-    window = bounding_window(np.concatenate([edge, upper, lower]), 3 + 2.5 * reach, canvas.shape[1::-1])
+    raw_edge = points[list(eyeball.indices.upper)]
+    window = bounding_window(np.concatenate([raw_edge, upper, lower]), 3 + 2.5 * reach, canvas.shape[1::-1])
     if window is None:
         return
     opening = np.abs((lower - upper) @ eyeball.down).max()
@@ -166,30 +171,32 @@ def draw_eye(
         mask = outline_mask(opening_outline(upper, lower), window, 0.008 * eyeball.width)
         to_photo = fit_affine(rigid_points[eyeball.indices.contour], eyeball.contour)
         blend(canvas, window, _seen_eyeball(eyeball, window, to_photo, target.gaze), mask * seen)
-    _draw_lashes(canvas, window, eyeball, points, lid_motion(target, side)[0], pixels_per_cm, reach)
+    closure = lid_motion(target, side)[0]
+    edge = smooth_curve(points[list(eyeball.indices.upper)])
+    healed = float(smoothstep(*SEAM_CLOSURE, closure))
+    if healed > 0:
+        heal_line(canvas, window, edge[SLICE_WITHOUT_CORNERS], eyeball.down, reach, healed)
+    draw_lid_skin(canvas, eyeball.skin, points, eyeball.indices, side, closure, grain)
+    _draw_lashes(canvas, window, eyeball, edge, closure, pixels_per_cm)
 
 
 def _draw_lashes(
     canvas: np.ndarray,
     window: tuple[int, int, int, int],
     eyeball: Eyeball,
-    points: np.ndarray,
+    edge: np.ndarray,
     closure: float,
     pixels_per_cm: float,
-    reach: float,
 ) -> None:
-    """Close the seam under a nearly closed lid and draw the dark line of its edge, in place."""
-    edge = smooth_curve(points[list(eyeball.indices.upper)])
-    healed = float(smoothstep(*SEAM_CLOSURE, closure))
-    if healed > 0:
-        heal_line(canvas, window, edge[SLICE_WITHOUT_CORNERS], eyeball.down, reach, healed)
+    """Draw the dark line along a closing lid's edge (M, 2), in place."""
     lash = LASH_STRENGTH * float(smoothstep(*LASH_CLOSURE, closure))
-    if lash > 0:
-        thickness = max(LASH_THICKNESS * pixels_per_cm, THINNEST_LASH)
-        half = 0.5 * thickness * np.sin(np.linspace(0, np.pi, len(edge)))[:, None] * eyeball.down
-        stroke = np.concatenate([edge - half, (edge + half)[-2:0:-1]])
-        weight = outline_mask(stroke, window, 0.3 * thickness) * lash
-        blend(canvas, window, np.broadcast_to(eyeball.lash_colour, (*weight.shape, 3)), weight)
+    if lash <= 0:
+        return
+    thickness = max(LASH_THICKNESS * pixels_per_cm, THINNEST_LASH)
+    half = 0.5 * thickness * np.sin(np.linspace(0, np.pi, len(edge)))[:, None] * eyeball.down
+    stroke = np.concatenate([edge - half, (edge + half)[-2:0:-1]])
+    weight = outline_mask(stroke, window, 0.3 * thickness) * lash
+    blend(canvas, window, np.broadcast_to(eyeball.lash_colour, (*weight.shape, 3)), weight)
 
 
 def _uncrossed(upper: np.ndarray, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,8 @@ from .displacement import smoothstep
 
 DEEPEST = 0.30
 """Share of the light that the deepest fold takes."""
+WARMTH = (0.8, 1.0, 1.1)
+"""How much of that each of red, green and blue loses: light inside a fold has passed through skin."""
 SHOWN = (0.12, 0.9)
 """Coefficient over which a fold deepens."""
 
@@ -126,5 +128,6 @@ def _darken(
         along = np.exp(-0.5 * ((y - at_y) / sigma) ** 2) * np.float32(weight)
         np.maximum(valley, along[:, None] * across, out=valley)
     below = canvas[top:bottom, left:right]
-    light = 1 - depth * cv2.GaussianBlur(valley, (0, 0), 0.5 * sigma)
-    np.copyto(below, np.rint(below * light[..., None]).astype(np.uint8))
+    lost = depth * cv2.GaussianBlur(valley, (0, 0), 0.5 * sigma)
+    light = 1 - lost[..., None] * np.array(WARMTH, np.float32)
+    np.copyto(below, np.rint(below * light).astype(np.uint8))

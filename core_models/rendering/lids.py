@@ -2,7 +2,7 @@
 
 Landmarks of the upper lid's edge lie a little inside the eye, so the strip above them carries some white of
 the eye and the shadow under the lashes. A closed lid must be skin: a margin row, placed where the photo's
-skin begins, slides down to the edge as the lid closes and leaves that strip behind.
+skin begins, is the fold from which the lid unrolls. It stays while the lid's edge goes down.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ LID_TRAVEL = 0.94
 LOWER_LID_RISE = 0.06
 LID_OVERSHOOT = 0.15
 """Centimetres the upper lid passes over the lower at its middle, so that no sliver stays between them."""
-RING_1_SHARE = 0.48
-RING_2_SHARE = 0.05
+RING_1_SHARE = 0.10
+RING_2_SHARE = 0.0
+"""Of the upper lid's way, what the skin above it follows: the lid unrolls from its fold, see `lid_skin`."""
 WIDE_TRAVEL = 0.22
 SQUINT_TRAVEL = 0.20
 WIDE_SHARES = (1.0, 0.8, 0.3)
@@ -34,9 +35,6 @@ LID_FOLLOWS_GAZE = 0.45
 LID_POINTS = 9
 PROFILE = np.sin(np.pi * np.arange(LID_POINTS) / (LID_POINTS - 1)).astype(np.float32)
 """Along a lid: 0 at the corners, 1 in the middle."""
-MARGIN_REACH = np.minimum(1.0, 2.5 * PROFILE)
-MARGIN_FADE = (0.03, 0.45)
-"""Closure over which the margin row slides to the lid's edge."""
 MARGIN_RANGE = (0.25, 0.75)
 """Where the margin row may lie between the lid's edge (0) and the first ring (1)."""
 SKIN_BRIGHTNESS = 0.82
@@ -103,8 +101,10 @@ def move_lids(shape: np.ndarray, target: TargetExpression, margins: np.ndarray) 
         squint = target.squint[side] * (1 - closure) * rise + LOWER_LID_RISE * closure * -opening[:, 1]
         for row, share in zip((eye.lower, eye.lower_ring_1), SQUINT_SHARES, strict=True):
             shape[list(row[1:-1]), 1] += share * squint[1:-1]
-        slid = margins[side] * (1 - smoothstep(*MARGIN_FADE, closure) * MARGIN_REACH)
-        shape[_margin_rows(len(shape), side)] = _between_edge_and_ring(shape, eye, slid)
+        fold = shape[list(eye.upper)]
+        fold[1:-1] -= down[1:-1]
+        ring = shape[list(eye.upper_ring_1)]
+        shape[_margin_rows(len(shape), side)] = fold + margins[side] * (ring - fold)
 
 
 def lid_motion(target: TargetExpression, side: int) -> tuple[float, float]:
@@ -115,9 +115,9 @@ def lid_motion(target: TargetExpression, side: int) -> tuple[float, float]:
     return closure, (float(target.wide[side]) + max(looking, 0.0)) * (1 - closure)
 
 
-def _between_edge_and_ring(shape: np.ndarray, eye: EyeIndices, share: np.ndarray | float) -> np.ndarray:
+def _between_edge_and_ring(shape: np.ndarray, eye: EyeIndices, share: float) -> np.ndarray:
     edge, ring = shape[list(eye.upper)], shape[list(eye.upper_ring_1)]
-    return edge + (ring - edge) * np.broadcast_to(share, LID_POINTS)[:, None]
+    return edge + (ring - edge) * share
 
 
 def _margin_rows(vertex_count: int, side: int) -> slice:

@@ -244,6 +244,7 @@ class MeshRenderer:
                     self.portrait.pose.scale,
                     self._grid.softness,
                     float(smoothstep(*EYEBALL_TURN, head.angle)),
+                    self._mouth.grain,
                 )
 
     def _draw_mouth(

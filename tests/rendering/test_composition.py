@@ -99,7 +99,7 @@ def test_a_frown_undoes_the_photos_own_smile():
     smiling = coefficients(mouthSmile=0.9)
     target = compose_expression(coefficients(mouthFrown=0.3), smiling, opening=0.2)
     assert change(target, "mouthSmileLeft") == pytest.approx(-0.54, abs=0.01)
-    assert target.lip_seal > 0.9
+    assert target.lip_seal > 0.7
     relaxed = compose_expression(coefficients(mouthFrown=0.6), np.zeros(52))
     assert change(relaxed, "mouthSmileLeft") == 0
     assert relaxed.lip_seal == 0
