@@ -134,7 +134,10 @@ class MakePortrait:
                 ),
                 "bounding_box": (
                     "BOUNDING_BOX",
-                    {"tooltip": "A box around the face; the face detector then reads the face inside it."},
+                    {
+                        "forceInput": True,  # newer pages would draw a widget and always send a box
+                        "tooltip": "A box around the face; the face detector then reads the face inside it.",
+                    },
                 ),
                 "face_detector": ("FACE_MODEL", {"tooltip": "Finds the face when it is not given."}),
             },
