@@ -141,7 +141,7 @@ def _register_folder_kind(folder_paths: Any) -> None:
 
 @dataclass(frozen=True)
 class Folders:
-    """The standalone host's folders."""
+    """The standalone host's folders; relative ones are meant from the current folder."""
 
     input: Path
     output: Path
@@ -151,9 +151,9 @@ class Folders:
 def folders_from_environment() -> Folders:
     """Return ./input, ./output and a folder in the system's temporary one, or what the environment names."""
     return Folders(
-        input=Path(os.environ.get(INPUT_VARIABLE) or "input").absolute(),
-        output=Path(os.environ.get(OUTPUT_VARIABLE) or "output").absolute(),
-        temp=Path(os.environ.get(TEMP_VARIABLE) or Path(tempfile.gettempdir(), FOLDER_KIND)).absolute(),
+        input=Path(os.environ.get(INPUT_VARIABLE) or "input"),
+        output=Path(os.environ.get(OUTPUT_VARIABLE) or "output"),
+        temp=Path(os.environ.get(TEMP_VARIABLE) or Path(tempfile.gettempdir(), FOLDER_KIND)),
     )
 
 
@@ -169,15 +169,15 @@ class StandaloneHost:
 
     @property
     def input_folder(self) -> Path:
-        return self.folders.input
+        return self.folders.input.absolute()
 
     @property
     def output_folder(self) -> Path:
-        return self.folders.output
+        return self.folders.output.absolute()
 
     @property
     def temp_folder(self) -> Path:
-        return self.folders.temp
+        return self.folders.temp.absolute()
 
     @contextmanager
     def using_folders(
@@ -187,7 +187,7 @@ class StandaloneHost:
         given = {"input": input, "output": output, "temp": temp}
         before = self.folders
         self.folders = replace(
-            before, **{name: Path(path).absolute() for name, path in given.items() if path is not None}
+            before, **{name: Path(path) for name, path in given.items() if path is not None}
         )
         try:
             yield
