@@ -16,6 +16,7 @@ from ..face.topology import LIPS_LOWER, LIPS_LOWER_INNER, LIPS_UPPER, LIPS_UPPER
 from .curves import blend, bounding_window, continued, opening_outline, outline_mask, smooth_curve
 from .displacement import smoothstep
 from .lips import mouth_width
+from .warp import Texture
 
 TEETH_SPILL = 0.02
 """Mouth widths around the opening whose pixels are mixed with teeth and are filled too."""
@@ -73,20 +74,26 @@ def make_bare_lips(picture: np.ndarray, points: np.ndarray) -> BareLips | None:
 
 
 def draw_bare_lips(
-    canvas: np.ndarray, lips: BareLips, points: np.ndarray, source_map: np.ndarray, strength: float
+    canvas: np.ndarray,
+    lips: BareLips,
+    points: np.ndarray,
+    source_map: np.ndarray,
+    texture: Texture,
+    strength: float,
 ) -> None:
     """Lay the filled lips over the warped canvas (h, w, 3) uint8 through the same warp, in place.
 
-    points: (N, 2) moved mesh in canvas pixels; source_map: (h, w, 2) float32 picture coordinates.
+    points: (N, 2) moved mesh in canvas pixels; source_map: (h, w, 2) float32 coordinates of `texture`.
     """
     window = bounding_window(points[_OUTLINE], 6, canvas.shape[1::-1])
     if window is None or strength <= 0:
         return
     left, top, right, bottom = window
-    places = source_map[top:bottom, left:right] - np.float32(lips.origin)
-    texture = cv2.remap(lips.texture, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    places = source_map[top:bottom, left:right] / np.float32(texture.density)
+    places += (texture.origin - lips.origin).astype(np.float32)
+    filled = cv2.remap(lips.texture, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     weight = cv2.remap(lips.weight, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    blend(canvas, window, texture.astype(np.float32), weight * np.float32(strength / 255))
+    blend(canvas, window, filled.astype(np.float32), weight * np.float32(strength / 255))
 
 
 def draw_lip_seam(

@@ -119,14 +119,11 @@ def _darken(
 ) -> None:
     """Take up to `depth` of the light along a line, as a soft valley whose ends fade, in place."""
     left, top, right, bottom = window
-    x = np.arange(left, right, dtype=np.float32)
-    y = np.arange(top, bottom, dtype=np.float32)
-    taper = np.sin(np.pi * (np.arange(len(line)) + 0.5) / len(line))
-    valley = np.zeros((len(y), len(x)), np.float32)
-    for (at_x, at_y), weight in zip(line, taper, strict=True):
-        across = np.exp(-0.5 * ((x - at_x) / sigma) ** 2)
-        along = np.exp(-0.5 * ((y - at_y) / sigma) ** 2) * np.float32(weight)
-        np.maximum(valley, along[:, None] * across, out=valley)
+    x = (np.arange(left, right, dtype=np.float32) - line[:, :1]) / sigma
+    y = (np.arange(top, bottom, dtype=np.float32) - line[:, 1:]) / sigma
+    taper = np.sin(np.pi * (np.arange(len(line), dtype=np.float32) + 0.5) / len(line))
+    across, along = np.exp(-0.5 * x * x), np.exp(-0.5 * y * y) * taper[:, None]
+    valley = (along[:, :, None] * across[:, None, :]).max(axis=0)
     below = canvas[top:bottom, left:right]
     lost = depth * cv2.GaussianBlur(valley, (0, 0), 0.5 * sigma)
     light = 1 - lost[..., None] * np.array(WARMTH, np.float32)

@@ -24,7 +24,8 @@ def test_a_mesh_at_rest_maps_every_pixel_to_itself(step):
     displacement = warp.source_displacement(quad_mesh(), CORNERS, np.zeros(4), area)
     np.testing.assert_allclose(displacement, 0, atol=1e-4)
     canvas = PICTURE[area.region_slices].copy()
-    warp.resample(PICTURE, warp.enlarged(displacement, area), area, True, canvas)
+    texture = warp.make_texture(PICTURE, area, cubic=True)
+    warp.resample(texture, warp.enlarged(displacement, area, texture), area, canvas)
     np.testing.assert_array_equal(canvas, PICTURE[area.region_slices])
 
 
@@ -34,8 +35,10 @@ def test_a_shifted_mesh_fetches_from_where_it_was(step):
     displacement = warp.source_displacement(quad_mesh(), CORNERS + np.array((3, -2)), np.zeros(4), area)
     middle = displacement[displacement.shape[0] // 2, displacement.shape[1] // 2]
     np.testing.assert_allclose(middle, (-3, 2), atol=1e-3)
-    source = warp.enlarged(displacement, area)[20, 30]
-    np.testing.assert_allclose(source, area.origin + np.array((27, 22)), atol=1e-2)
+    for cubic in (True, False):
+        texture = warp.make_texture(PICTURE, area, cubic)
+        source = texture.origin + warp.enlarged(displacement, area, texture)[20, 30] / texture.density
+        np.testing.assert_allclose(source, area.origin + np.array((27, 22)), atol=1e-2)
 
 
 def test_nearer_layers_cover_farther_ones():
@@ -89,3 +92,34 @@ def test_bands_hold_every_moving_pixel():
 def test_a_face_outside_the_picture_is_refused():
     with pytest.raises(ValueError, match="outside the picture of 80 x 60"):
         grid(outline=CORNERS + 500)
+
+
+def smooth_picture() -> np.ndarray:
+    y, x = np.mgrid[:60, :80]
+    waves = np.stack([np.sin(x / 3), np.cos(y / 2.5), np.sin((x + y) / 4)], axis=2)
+    return np.rint(127 + 90 * waves).astype(np.uint8)
+
+
+def shifted(picture: np.ndarray, shift: tuple[float, float], cubic: bool) -> np.ndarray:
+    area = grid(2)
+    displacement = np.broadcast_to(np.array(shift, np.float32), (*area.shape, 2)).copy()
+    canvas = np.zeros((*area.region, 3), np.uint8)
+    texture = warp.make_texture(picture, area, cubic)
+    warp.resample(texture, warp.enlarged(displacement, area, texture), area, canvas)
+    return canvas.astype(int)
+
+
+def test_the_dense_texture_comes_nearer_to_cubic_than_linear(monkeypatch):
+    dense = shifted(smooth_picture(), (0.5, 0.25), cubic=True)
+    linear = shifted(smooth_picture(), (0.5, 0.25), cubic=False)
+    monkeypatch.setattr(warp, "DENSE_LIMIT", 0)
+    cubic = shifted(smooth_picture(), (0.5, 0.25), cubic=True)
+    assert np.abs(dense - cubic).mean() < 0.5 * np.abs(linear - cubic).mean()
+
+
+@pytest.mark.parametrize("cubic", [True, False])
+def test_a_shift_by_whole_pixels_is_exact(cubic):
+    area = grid(2)
+    rows, columns = area.region_slices
+    moved = PICTURE[rows.start + 2 : rows.stop + 2, columns.start - 3 : columns.stop - 3]
+    np.testing.assert_array_equal(shifted(PICTURE, (-3, 2), cubic), moved)
