@@ -50,8 +50,16 @@ def stream_kinds(container: av.container.InputContainer) -> str:
     return ", ".join(str(stream.type) for stream in container.streams) or "none"
 
 
+def expect_decoder(stream: av.stream.Stream, path: Path) -> None:
+    """Raise ValueError for a stream that cannot be decoded; older PyAV would crash on it."""
+    if getattr(stream, "codec_context", None) is None:
+        raise ValueError(f"{path} is cut off, or its {stream.type} is in a format that cannot be decoded")
+
+
 def is_cover_picture(stream: av.VideoStream) -> bool:
-    """Return whether a video stream is only the cover of a sound file."""
+    """Return whether a video stream is only the cover of a sound file (PyAV 14.2 and newer can tell)."""
+    if getattr(stream, "codec_context", None) is None or not hasattr(stream, "disposition"):
+        return False
     disposition = stream.disposition
     return bool(disposition & type(disposition).attached_pic)
 

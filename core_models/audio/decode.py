@@ -13,7 +13,7 @@ from typing import Any
 import av
 import numpy as np
 
-from ..media_container import is_cover_picture, open_media, stream_kinds
+from ..media_container import expect_decoder, is_cover_picture, open_media, stream_kinds
 from ..types import frozen_array
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ def decode_sound(path: str | os.PathLike[str]) -> Sound:
     with open_media(path) as container:
         if not container.streams.audio:
             raise ValueError(f"{path} has no sound: its streams are {stream_kinds(container)}")
+        expect_decoder(container.streams.audio[0], path)
         waveform, sample_rate = _decode_stream(container, container.streams.audio[0], path)
     try:
         return Sound(waveform, sample_rate)
