@@ -135,6 +135,10 @@ class FaceMotion:
     rotation: (N, 3) float32, degrees (pitch, yaw, roll) away from the resting pose.
     translation: (N, 3) float32, face units (distance of the outer eye corners); x right, y up, z to the camera.
     scale: (N,) float32 > 0, size relative to rest.
+
+    The head turns and grows about the top of the neck (`face.pose.HEAD_PIVOT`), and translation is that
+    point's: with the pivot at rest at p, a point v of the head goes to p + translation + scale * R (v - p).
+    So a nod needs no translation, and a nod filmed keeps the neck where it was.
     """
 
     space: str
@@ -153,7 +157,12 @@ class FaceMotion:
         if count == 0:
             raise ValueError("FaceMotion has no frames")
         size = EXPRESSION_SIZE[self.space]
-        shapes = {"expression": (count, size), "rotation": (count, 3), "translation": (count, 3), "scale": (count,)}
+        shapes = {
+            "expression": (count, size),
+            "rotation": (count, 3),
+            "translation": (count, 3),
+            "scale": (count,),
+        }
         for name, shape in shapes.items():
             object.__setattr__(self, name, frozen_array(getattr(self, name)))
             _expect_shape("FaceMotion", name, getattr(self, name), shape)
@@ -239,7 +248,9 @@ class Emotion:
         _expect_shape("Emotion", "weights", self.weights, (count, len(EMOTION_NAMES)))
         _expect_shape("Emotion", "strengths", self.strengths, (count,))
         if (self.weights < 0).any() or not np.allclose(self.weights.sum(axis=1), 1, atol=1e-3):
-            raise ValueError(f"Emotion.weights must be >= 0 with rows that sum to 1, got {self.weights.tolist()}")
+            raise ValueError(
+                f"Emotion.weights must be >= 0 with rows that sum to 1, got {self.weights.tolist()}"
+            )
         if (np.diff(self.times) <= 0).any():
             raise ValueError(f"Emotion.times must increase, got {self.times.tolist()}")
 
@@ -262,7 +273,9 @@ def emotion_row(weights: dict[str, float]) -> np.ndarray:
     """Return {name: weight} as one (7,) float32 row that sums to 1."""
     unknown = sorted(set(weights) - set(EMOTION_NAMES))
     if unknown:
-        raise ValueError(f"unknown emotion {', '.join(map(repr, unknown))}; known: {', '.join(EMOTION_NAMES)}")
+        raise ValueError(
+            f"unknown emotion {', '.join(map(repr, unknown))}; known: {', '.join(EMOTION_NAMES)}"
+        )
     row = np.array([max(0.0, float(weights.get(name, 0.0))) for name in EMOTION_NAMES], np.float32)
     if row.sum() <= 0:
         raise ValueError(f"no emotion has a positive weight: {weights}")

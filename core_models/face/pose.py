@@ -10,6 +10,10 @@ from .topology import canonical_face
 FLIP = np.array([1.0, -1.0, -1.0])
 """Landmarks have y down and z away from the camera; poses have y up and z towards it."""
 
+HEAD_PIVOT = np.array([0.0, -6.0, -5.0], np.float32)
+"""Canonical centimetres: the top of the neck, about which heads turn and grow; see `FaceMotion`."""
+HEAD_PIVOT.setflags(write=False)
+
 
 def rotation_matrix(pitch_yaw_roll: np.ndarray) -> np.ndarray:
     """Return Ry(yaw) Rx(pitch) Rz(roll), (..., 3, 3) float64, of (..., 3) degrees (pitch, yaw, roll)."""
@@ -46,6 +50,11 @@ def fit_head_pose(landmarks: np.ndarray) -> HeadPose:
         face.vertices[face.pose_indices], target, face.pose_weights
     )
     return HeadPose(rotation=rotation_angles(rotation), translation=translation, scale=scale)
+
+
+def pivot_position(pose: HeadPose) -> np.ndarray:
+    """Return (3,) where HEAD_PIVOT is: pixels in the flipped frame (x, -y, -z)."""
+    return pose.scale * rotation_matrix(pose.rotation) @ HEAD_PIVOT + pose.translation
 
 
 def weighted_similarity(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..face.landmarker import DetectedFace, FaceNotFoundError
-from ..face.pose import fit_head_pose, rotation_angles, rotation_matrix
+from ..face.pose import fit_head_pose, pivot_position, rotation_angles, rotation_matrix
 from ..face.topology import EYE_OUTER_CORNER_LEFT, EYE_OUTER_CORNER_RIGHT, canonical_face
 from ..face.tracking import follow_face
 from ..types import BLENDSHAPE_INDEX, BLENDSHAPE_NAMES, BLENDSHAPES, FaceMotion, ProgressCallback
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Readings:
-    """N frames: expression (N, 52), rotation (N, 3) degrees, position (N, 2) pixels, scale (N,)."""
+    """N frames: expression (N, 52), rotation (N, 3) degrees, position (N, 2) pixels of the pivot, scale (N,)."""
 
     expression: np.ndarray
     rotation: np.ndarray
@@ -153,7 +153,7 @@ def _read_all(
 def _reading(face: DetectedFace) -> np.ndarray:
     """Return one frame's 52 coefficients, 3 angles, 2 position and 1 scale as one row."""
     pose = fit_head_pose(face.landmarks)
-    return np.concatenate([face.blendshapes, pose.rotation, pose.translation[:2], [pose.scale]])
+    return np.concatenate([face.blendshapes, pose.rotation, pivot_position(pose)[:2], [pose.scale]])
 
 
 def _fill_missing(readings: _Readings, found: np.ndarray, policy: str, fps: float) -> _Readings:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..face.pose import rotation_matrix
+from ..face.pose import HEAD_PIVOT, rotation_matrix
 from ..face.topology import FACE_OVAL, MESH_POINT_COUNT
 from .composition import soft_limit
 from .displacement import smoothstep
@@ -33,9 +33,6 @@ TOP_RAISE = 2.0
 RING_RECESSION = 7.0
 RING_DEPTH_FLOOR = -7.0
 
-NECK_PIVOT = np.array([0.0, -6.0, -5.0], np.float32)
-"""Canonical centimetres: the head turns about the top of the neck."""
-
 YAW_REFUSED = 45.0
 PITCH_LIMIT = 12.0
 ROLL_LIMIT = 14.0
@@ -57,14 +54,18 @@ SCALE_LIMIT = 0.14
 class HeadMove:
     """A head motion within the photo's limits.
 
-    rotation: (3, 3), in the head's own axes, about NECK_PIVOT.
-    translation: (3,) canonical centimetres in the picture's axes (x right, y up, z unused).
-    scale: size relative to rest.
+    rotation: (3, 3), in the head's own axes, about HEAD_PIVOT.
+    translation: (3,) canonical centimetres in the picture's axes (x right, y up, z unused), of HEAD_PIVOT.
+    scale: size relative to rest, about HEAD_PIVOT.
     """
 
     rotation: np.ndarray
     translation: np.ndarray
     scale: float
+
+    def applied(self, shape: np.ndarray) -> np.ndarray:
+        """Return a shape (N, 3) in canonical centimetres turned and enlarged about HEAD_PIVOT."""
+        return self.scale * ((shape - HEAD_PIVOT) @ self.rotation.T) + HEAD_PIVOT
 
     @property
     def angle(self) -> float:

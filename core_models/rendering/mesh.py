@@ -217,8 +217,7 @@ class MeshRenderer:
     def _projected(self, shape: np.ndarray, head: head_turn.HeadMove) -> tuple[np.ndarray, np.ndarray]:
         """Return where vertices land under a head move: (N, 2) picture pixels, (N,) depth in centimetres."""
         weights = self._rigid_weights if len(shape) == len(self._rigid_weights) else 1.0
-        turned = (shape - head_turn.NECK_PIVOT) @ head.rotation.T + head_turn.NECK_PIVOT
-        placed = shape + weights * (head.scale * turned - shape)
+        placed = shape + weights * (head.applied(shape) - shape)
         pixels = placed @ self._to_picture.T + self.portrait.pose.translation
         pixels = pixels + weights * (self.portrait.pose.scale * head.translation)
         return pixels[:, :2] * _FLIP_Y, pixels[:, 2] / self.portrait.pose.scale

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 from talking_portrait.core_models.face.landmarker import DetectedFace, FaceNotFoundError
-from talking_portrait.core_models.face.pose import project_shape
+from talking_portrait.core_models.face.pose import pivot_position, project_shape
 from talking_portrait.core_models.face.topology import canonical_face
 from talking_portrait.core_models.motion.from_video import (
     ABSOLUTE_SHAPES,
@@ -14,6 +14,7 @@ from talking_portrait.core_models.motion.from_video import (
     motion_from_frames,
     smooth_binomial,
 )
+from talking_portrait.core_models.rendering.head_turn import limited_head_move
 from talking_portrait.core_models.types import BLENDSHAPE_INDEX, BLENDSHAPE_NAMES, HeadPose
 
 EYES_CM = 8.8917
@@ -52,9 +53,37 @@ def test_translation_is_in_face_units_and_up_is_positive():
 
 
 def test_coming_closer_is_scale():
-    motion = raw([made_face()] * 5 + [made_face(scale=12.0)])
+    """A head that grows about the top of its neck does not move."""
+    rest, near = HeadPose((0, 0, 0), (300, -200, 0), 10.0), HeadPose((0, 0, 0), (0, 0, 0), 12.0)
+    shift = pivot_position(rest) - pivot_position(near)
+    motion = raw([made_face()] * 5 + [made_face(position=shift[:2], scale=12.0)])
     assert motion.scale[-1] == pytest.approx(1.2, abs=1e-3)
     np.testing.assert_allclose(motion.translation[-1], 0, atol=1e-3)
+
+
+@pytest.mark.parametrize("turn", [(10, 0, 0), (0, 9, 0), (4, -6, 8)])
+def test_a_turn_about_the_neck_is_no_translation(turn):
+    rest, turned = HeadPose((0, 0, 0), (300, -200, 0), 10.0), HeadPose(turn, (0, 0, 0), 10.0)
+    shift = pivot_position(rest) - pivot_position(turned)
+    motion = raw([made_face()] * 5 + [made_face(turn, shift[:2])])
+    np.testing.assert_allclose(motion.translation[-1], 0, atol=1e-3)
+    np.testing.assert_allclose(motion.rotation[-1], turn, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "pose", [((8, 0, 0), (304, -206), 10.0), ((-5, 6, 4), (297, -201), 10.6), ((0, -7, 0), (300, -200), 9.6)]
+)
+def test_a_mesh_rendered_with_the_motion_lands_where_the_drivers_head_was(pose):
+    """The renderer and the reader agree on what turns about what, up to the renderer's soft limits."""
+    rest = made_face()
+    motion = raw([rest] * 5 + [made_face(*pose)])
+    vertices = canonical_face().vertices
+    eyes = float(np.linalg.norm(vertices[263] - vertices[33]))
+    move = limited_head_move(motion.rotation[-1], motion.translation[-1], motion.scale[-1], 0.0, eyes)
+    placed = 10.0 * (move.applied(vertices) + move.translation)[:, :2] * (1, -1) + (300, 200)
+    driver = made_face(*pose).landmarks[:468, :2]
+    moved = np.abs(driver - rest.landmarks[:468, :2]).max()
+    assert np.abs(placed - driver).max() < 0.2 * moved
 
 
 def test_size_of_the_video_does_not_matter():
