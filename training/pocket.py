@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core_models.audio.mel import scale_decibels
+from ..core_models.keypoint_diffusion.loading import load_pocket
 from ..core_models.keypoint_diffusion.pocket import (
     PocketModel,
     PocketParameters,
@@ -46,13 +47,14 @@ logger = logging.getLogger(__name__)
 EDGE_FRAMES = 6  # at each end of a training window, where the encoder lacks context: no mouth loss there
 PRESS = MOUTH_CHANNELS.index("press")
 TOUCHING_PRESS = 0.2  # only p, b, m press the lips, so above this they touch
-DENOISER_SHARE = 0.5  # of a batch trains the denoiser; the mouth needs more examples than head and brows
+DENOISER_SHARE = 0.25  # of a batch trains the denoiser; the mouth needs more examples than head and brows
 KEY_CHANNELS = ("jawOpen", "mouthClose", "mouthPucker", "mouthFunnel", "mouthPressLeft", "mouthPressRight")
 
 
 @dataclass(frozen=True)
 class TrainingParameters:
-    """How to train. minutes: wall time of the optimisation; batch: windows; the rest weigh the losses."""
+    """How to train. minutes: wall time of the optimisation; batch: windows; clean_share: of a batch that is heard
+    without augmentation; the rest weigh the losses."""
 
     minutes: float = 46.0
     batch: int = 32
@@ -66,6 +68,7 @@ class TrainingParameters:
     phone_weight: float = 0.15
     aperture_weight: float = 4.0
     emotion_dropout: float = 0.30
+    clean_share: float = 0.35
     previous_noise: float = 0.08
     key_channel_weight: float = 3.0
     prediction: str = "x0"
@@ -230,11 +233,17 @@ def diffusion_loss(
     return loss
 
 
+def heard(mel_db: Tensor, clean_share: float, generator: torch.Generator) -> Tensor:
+    """Return the batch's mel decibels as the model hears them: augmented, but for `clean_share` of the items."""
+    clean = torch.rand(len(mel_db), 1, 1, generator=generator) < clean_share
+    return torch.where(clean, mel_db, augment(mel_db, generator))
+
+
 def training_loss(
     model: PocketModel, batch: Batch, p: TrainingParameters, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the whole loss and its parts."""
-    features, phone_logits = model.encoder(scale_decibels(augment(batch.mel, generator)))
+    features, phone_logits = model.encoder(scale_decibels(heard(batch.mel, p.clean_share, generator)))
     target = model.normalise(batch.motion)
     mouth = mouth_loss(model, batch, features, target, p)
     diffusion = diffusion_loss(model, batch, features.detach(), target, p, generator)
@@ -277,14 +286,25 @@ def new_model(p: TrainingParameters) -> PocketModel:
     return PocketModel(PocketParameters(encoder=encoder, denoiser=denoiser))
 
 
-def train(recordings: list[Recording], p: TrainingParameters, checkpoint: Path | None = None) -> PocketModel:
-    """Return the averaged model after `p.minutes` of training; `checkpoint` is rewritten every few minutes."""
+def train(
+    recordings: list[Recording],
+    p: TrainingParameters,
+    checkpoint: Path | None = None,
+    start: PocketModel | None = None,
+) -> PocketModel:
+    """Return the averaged model after `p.minutes` of training; `checkpoint` is rewritten every few minutes.
+
+    start: a model to go on from, such as an earlier leg's; None starts anew.
+    """
     model, average = new_model(p), new_model(p)
+    if start is not None:
+        for network in (model, average):
+            network.load_state_dict(start.state_dict())
     denoiser = model.parameters_used.denoiser
     sampler = WindowSampler(
         recordings, denoiser.previous_frames + denoiser.window, np.random.default_rng(p.seed)
     )
-    mean, std = motion_statistics(sampler)
+    mean, std = motion_statistics(sampler) if start is None else (start.motion_mean, start.motion_std)
     for network in (model, average):
         network.motion_mean.copy_(mean)
         network.motion_std.copy_(std)
@@ -304,7 +324,8 @@ def train(recordings: list[Recording], p: TrainingParameters, checkpoint: Path |
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), p.clip_norm)
         optimiser.step()
-        update_average(average, model, min(p.average_decay, (step + 1) / (step + 10)))
+        warm = 1.0 if start is not None else (step + 1) / (step + 10)
+        update_average(average, model, min(p.average_decay, warm))
         if step % 100 == 0:
             logger.info(
                 "step %d, %.0f %%, %s", step, 100 * progress, {k: round(v, 4) for k, v in parts.items()}
@@ -345,6 +366,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--data", type=Path, help="keep the made data here, and reuse it when it exists (.npz)"
     )
     parser.add_argument("--minutes", type=float, default=TrainingParameters.minutes)
+    parser.add_argument("--start-from", type=Path, help="weights to go on from, instead of from nothing")
+    parser.add_argument("--learning-rate", type=float, default=TrainingParameters.learning_rate)
     parser.add_argument("--seed", type=int, default=TrainingParameters.seed)
     parser.add_argument(
         "--scale", type=float, default=1.0, help="share of the data to make; small for a trial"
@@ -372,9 +395,14 @@ def main(arguments: list[str]) -> int:
     minutes = sum(len(recording.closed) for recording in recordings) / 25 / 60
     logger.info("%d recordings, %.0f minutes", len(recordings), minutes)
     p = TrainingParameters(
-        minutes=options.minutes, seed=options.seed, prediction=options.prediction, schedule=options.schedule
+        minutes=options.minutes,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+        prediction=options.prediction,
+        schedule=options.schedule,
     )
-    model = train(recordings, p, options.out)
+    start = load_pocket(options.start_from) if options.start_from is not None else None
+    model = train(recordings, p, options.out, start)
     facts = {"minutes_of_training": p.minutes, "minutes_of_speech": round(minutes), "seed": p.seed}
     save_model(model, options.out, facts)
     logger.info("wrote %s (%d parameters)", options.out, sum(v.numel() for v in model.parameters()))
