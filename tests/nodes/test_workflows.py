@@ -26,6 +26,7 @@ def api_form(name: str) -> dict:
 def test_every_file_has_its_other_form():
     for folder in ("workflows", "workflows/api"):
         assert {path.stem for path in (ROOT / folder).glob("*.json")} == set(WORKFLOWS)
+    assert {path.stem for path in (ROOT / "workflows").glob("*.jpg")} == set(WORKFLOWS), "template pictures"
 
 
 @each_workflow
