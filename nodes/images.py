@@ -46,6 +46,7 @@ def image_from_frames(frames: Iterable[np.ndarray], frame_total: int | None = No
     With `frame_total` the memory is reserved once and filled frame by frame.
     Raises ValueError when there are no frames, or another number of them than `frame_total`.
     """
+    import numpy as np
     import torch
 
     if frame_total is None:
@@ -56,7 +57,7 @@ def image_from_frames(frames: Iterable[np.ndarray], frame_total: int | None = No
         if image is None:
             image = torch.empty((frame_total, *frame.shape), dtype=torch.float32)
         if count < frame_total:
-            image[count] = torch.tensor(frame).float() / 255
+            image[count] = torch.from_numpy(np.array(frame, order="C")).float() / 255
         count += 1
     if image is None:
         raise ValueError("there are no frames to make an IMAGE of")
