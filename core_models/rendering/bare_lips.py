@@ -21,11 +21,11 @@ from .warp import Texture
 TEETH_SPILL = 0.02
 """Mouth widths around the opening whose pixels are mixed with teeth and are filled too."""
 FEATHER = 0.02
-SEAM_THICKNESS = 0.036
+SEAM_THICKNESS = 0.045
 """Mouth widths at the middle; the line tapers to the corners."""
 THINNEST_SEAM = 1.3
 """Pixels."""
-SEAM_DARKNESS = 0.60
+SEAM_DARKNESS = 0.50
 """Of the colour of the inside of the mouth."""
 SEAM_STRENGTH = 0.85
 SEAM_FADE = (0.008, 0.035)

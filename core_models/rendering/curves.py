@@ -9,6 +9,7 @@ import numpy as np
 
 SUBDIVISIONS = 4
 MASK_SHIFT_BITS = 4
+MASK_SUPERSAMPLING = 4
 
 
 @lru_cache(maxsize=8)
@@ -53,12 +54,19 @@ def bounding_window(
 
 
 def outline_mask(outline: np.ndarray, window: tuple[int, int, int, int], blur: float) -> np.ndarray:
-    """Return (h, w) float32 0..1, antialiased: inside a closed outline (M, 2), over `window`."""
+    """Return (h, w) float32 0..1, antialiased: inside a closed outline (M, 2), over `window`.
+
+    OpenCV's own antialiasing moves nearly level edges by whole pixels, which flickers; so the outline is
+    filled at MASK_SUPERSAMPLING times the size and averaged.
+    """
     left, top, right, bottom = window
-    mask = np.zeros((bottom - top, right - left), np.uint8)
-    points = np.round((outline - (left, top)) * (1 << MASK_SHIFT_BITS)).astype(np.int32)
+    finer = MASK_SUPERSAMPLING
+    mask = np.zeros((finer * (bottom - top), finer * (right - left)), np.uint8)
+    places = (outline - (left, top) + 0.5) * finer - 0.5
+    points = np.round(places * (1 << MASK_SHIFT_BITS)).astype(np.int32)
     cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, MASK_SHIFT_BITS)
-    soft = mask.astype(np.float32) * np.float32(1 / 255)
+    small = cv2.resize(mask, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
+    soft = small.astype(np.float32) * np.float32(1 / 255)
     return cv2.GaussianBlur(soft, (0, 0), blur) if blur > 0.3 else soft
 
 

@@ -154,9 +154,13 @@ def draw_mouth_interior(
 
 
 def _nearness_to_lips(mask: np.ndarray, width: float) -> np.ndarray:
-    """Return (h, w): 1 on the lips' inner edge, falling to 0 at RIM_WIDTH mouth widths from it."""
-    distance = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
-    return 1 - smoothstep(0.0, max(RIM_WIDTH * width, 1.5), distance)
+    """Return (h, w): 1 on the lips' inner edge, falling to 0 about RIM_WIDTH mouth widths from it.
+
+    Read from a blurred mask rather than from distances, which go in whole pixels and would flicker.
+    """
+    reach = max(RIM_WIDTH * width, 1.5)
+    inside = cv2.GaussianBlur(mask, (0, 0), 0.5 * reach, borderType=cv2.BORDER_CONSTANT)
+    return 1 - smoothstep(0.5, 0.98, inside)
 
 
 def _canonical_coordinates(
@@ -218,7 +222,8 @@ def _own_interior(
     texture = continued(picture[top:bottom, left:right], sure)
     distance = cv2.distanceTransform(extended, cv2.DIST_L2, 3)
     weight = smoothstep(inset * 0.5, inset + OWN_INTERIOR_FEATHER * width, distance)
-    return weight.astype(np.float32), np.rint(texture).astype(np.uint8), window[:2]
+    weight = cv2.GaussianBlur(weight.astype(np.float32), (0, 0), 0.7)
+    return weight, np.rint(texture).astype(np.uint8), window[:2]
 
 
 def _median_colour(picture: np.ndarray, points: np.ndarray, radius: float) -> np.ndarray:

@@ -26,19 +26,19 @@ LIP_SHADE_REACH = 0.26
 """Centimetres below the upper lip over which its shadow on the teeth fades."""
 TOOTH_BORDERS = (0.0, 0.82, 1.42, 1.98, 2.45, 2.85)
 """Centimetres from the middle to the lines between teeth, narrowing as the row curves back."""
-SCALLOP = 0.07
+SCALLOP = 0.05
 """Centimetres by which a tooth's edge rises towards its neighbours."""
 BORDER_SHADE = 0.22
 BORDER_HALF_WIDTH = 0.06
 EDGE_SOFTNESS = 0.05
 HIDDEN_BY_ROUNDING = (0.05, 0.6)
 """Rounding of the lips (u, o, sh) over which they hide the teeth."""
-TOOTH = (232.0, 216.0, 192.0)
-"""Colour of teeth in the light in which skin has the colour below."""
+TOOTH = (212.0, 197.0, 175.0)
+"""Colour of teeth, a little in the shade of the lips, in the light in which skin has the colour below."""
 REFERENCE_SKIN = (198.0, 152.0, 128.0)
 LIGHT_SHARE = 0.75
 """Exponent: how much of a skin's difference from the reference is the light's and so the teeth's too."""
-TOOTH_LIMITS = (60.0, 232.0)
+TOOTH_LIMITS = (55.0, 220.0)
 
 FLESH = (118.0, 44.0, 40.0)
 """Colour of the inside of a mouth in full light, mixed into pale lips of living faces."""
