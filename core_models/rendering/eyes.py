@@ -35,7 +35,7 @@ IRIS_MARGIN = 1.15
 LASH_STRENGTH = 0.8
 LASH_DARKNESS = 0.7
 """Of the darkest colour along the photo's own lid; closed lashes lie on each other."""
-LASH_CLOSURE = (0.05, 0.50)
+LASH_CLOSURE = (0.03, 0.28)
 LASH_THICKNESS = 0.15
 """Centimetres at the middle of the lid; the stroke tapers to the corners."""
 THINNEST_LASH = 1.2
