@@ -1,17 +1,31 @@
 """Where weight files are on this machine, and bringing them here when asked.
 
 Looked for, in this order: the path given; this package (embedded weights); ComfyUI's models folders, extra
-model paths included; the folders of TALKING_PORTRAIT_MODELS; the user's cache.
+model paths included, under our and other packs' names; the folders of TALKING_PORTRAIT_MODELS; the user's cache;
+the Hugging Face hub's cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..weights_manifest.fetching import fetch_row
 from ..weights_manifest.manifest import PACKAGE_FOLDER, WeightRow, weight_row
 from .host import MODELS_VARIABLE, host
+from .hub_cache import cached_hub_file
+
+KINDS_WITH_SUBFOLDERS = {
+    "checkpoints": {"checkpoints"},
+    "clip_vision": {"clip_vision"},
+    "diffusion_models": {"diffusion_models", "unet"},
+    "text_encoders": {"text_encoders", "clip"},
+    "vae": {"vae"},
+}
+"""ComfyUI's own model folders, where people sort files into subfolders of their own."""
+
+logger = logging.getLogger(__name__)
 
 
 class WeightNotFoundError(FileNotFoundError):
@@ -28,15 +42,43 @@ def find_weight(name: str, explicit: str | Path | None = None) -> Path:
     row = weight_row(name)
     if explicit is not None and str(explicit).strip():
         return _explicit_weight(row, Path(explicit).expanduser())
-    places = weight_folders(row)
-    candidates = [folder / file for folder in places for file in row.file_names]
     damaged = []
-    for path in candidates:
+    for path in weight_candidates(row):
+        size = path.stat().st_size
+        if row.bytes is None or size == row.bytes:
+            return path
+        damaged.append(f"{path} has {size} bytes instead of {row.bytes} and was not taken")
+    raise WeightNotFoundError(_not_found_message(row, damaged))
+
+
+def weight_candidates(row: WeightRow) -> Iterator[Path]:
+    """Give every existing file that has a row's name in a place searched, best place first."""
+    folders = weight_folders(row)
+    for path in [folder / file for folder in folders for file in row.file_names]:
         if path.is_file():
-            if row.bytes is None or path.stat().st_size == row.bytes:
-                return path
-            damaged.append(f"{path} has {path.stat().st_size} bytes instead of {row.bytes} and was not taken")
-    raise WeightNotFoundError(_not_found_message(row, places, damaged))
+            yield path
+    if row.source.kind == "embedded":
+        return
+    for file in row.file_names:
+        first, _, rest = file.partition("/")
+        if rest:  # a path below ComfyUI's models folder
+            yield from (path for folder in host().model_folders(first) if (path := folder / rest).is_file())
+    yield from _in_subfolders(row, folders)
+    if row.source.kind == "hub":
+        cached = cached_hub_file(row.source.repository, row.source.file, row.source.revision)
+        if cached is not None:
+            yield cached
+
+
+def _in_subfolders(row: WeightRow, folders: list[Path]) -> Iterator[Path]:
+    names = {file for file in row.file_names if "/" not in file}
+    roots = [folder for folder in folders if folder.name in KINDS_WITH_SUBFOLDERS.get(row.comfyui_folder, ())]
+    for root in roots if names else []:
+        for place, subfolders, files in os.walk(root, followlinks=False):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            yield from (
+                Path(place, name) for name in sorted(names.intersection(files)) if Path(place) != root
+            )
 
 
 def _explicit_weight(row: WeightRow, path: Path) -> Path:
@@ -54,17 +96,30 @@ def weight_folders(row: WeightRow) -> list[Path]:
     return host().model_folders(row.comfyui_folder)
 
 
-def _not_found_message(row: WeightRow, places: list[Path], damaged: list[str]) -> str:
-    searched = ", ".join(map(str, places))
+def _not_found_message(row: WeightRow, damaged: list[str]) -> str:
+    searched = ", ".join(map(str, weight_folders(row)))
     found = "".join(f" {line}." for line in damaged)
     if row.source.kind == "embedded":
         return f"{row.file}, a part of this package, is missing from {searched}: install it again.{found}"
-    origin = row.source.url or row.source.instructions or f"{row.source.repository}, file {row.source.file}"
+    place = f"put it into {fetch_folder(row)}; {MODELS_VARIABLE} may name another folder"
+    if row.source.kind == "manual":
+        return (
+            f"{row.file} ({row.role}) was not found in {searched}.{found} {row.source.instructions} To have it "
+            f"found, {place}"
+        )
     return (
         f"{row.file} ({row.role}) was not found in {searched}.{found} Switch on 'download_if_missing' in the "
-        f"loader, or get it from {origin} (licence {row.licence}) and put it into {fetch_folder(row)}; "
-        f"{MODELS_VARIABLE} may name another folder"
+        f"loader, run 'talking-portrait weights fetch {row.name}', or get it from {origin(row)} (licence "
+        f"{row.licence}) and {place}"
     )
+
+
+def origin(row: WeightRow) -> str:
+    """Return where a row's file comes from, for people to read."""
+    source = row.source
+    if source.kind == "hub":
+        return f"https://huggingface.co/{source.repository} ({source.file})"
+    return {"url": source.url, "embedded": "this package", "manual": source.instructions}[source.kind]
 
 
 def fetch_folder(row: WeightRow) -> Path:
@@ -72,16 +127,21 @@ def fetch_folder(row: WeightRow) -> Path:
     return host().model_folders(row.comfyui_folder)[0]
 
 
-def fetch_weight(name: str, progress: Callable[[int, int], None] | None = None) -> Path:
+def fetch_weight(
+    name: str, progress: Callable[[int, int], None] | None = None, folder: Path | None = None
+) -> Path:
     """Return the path of a manifest row's file, fetching it first when it is not on this machine.
 
-    progress is called as (bytes done, bytes in total). The sha256 is checked before the file gets its name.
+    progress is called as (bytes done, bytes in total). folder: where to put it, in place of `fetch_folder`.
+    The sha256 is checked before the file gets its name.
     Raises OSError when it cannot be fetched, ValueError for an unknown name or a row that cannot be fetched.
     """
+    from ..weights_manifest.fetching import fetch_row
+
     row = weight_row(name)
     try:
         return find_weight(name)
     except WeightNotFoundError:
-        if row.source.kind != "url":
+        if row.source.kind not in ("url", "hub"):
             raise
-        return fetch_row(row, fetch_folder(row), progress)
+        return fetch_row(row, folder or fetch_folder(row), progress)
