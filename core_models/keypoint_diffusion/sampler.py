@@ -30,7 +30,9 @@ MEL_PER_FRAME = MEL_RATE // POCKET_FPS
 CHUNK_FRAMES = 500
 """The encoder runs over 20 s at a time, with context on both sides wider than it can see."""
 CONTEXT_FRAMES = 50
-OVERLAP_FRAMES = 8
+OVERLAP_FRAMES = 12
+FEW_STEPS_SPREAD = 1.2
+"""Few DDIM steps make head and brows tamer than what was learned; noise this much wider makes up for it."""
 CLOSED_PRESS = 0.35
 OPENING_DOUBT = 1.5
 """How much an estimated opening of the lips counts against a closure, per unit of aperture."""
@@ -210,7 +212,9 @@ def sample_window(
     signal = alphas_cumprod(p.schedule).to(known.device)
     sampled = sampled_channels().to(known.device)
     noise = torch.randn(known.shape, generator=generator).to(known)
-    x = signal[-1].sqrt() * known + noise * torch.where(sampled, parameters.temperature, 1.0)
+    x = signal[-1].sqrt() * known + noise * torch.where(
+        sampled, FEW_STEPS_SPREAD * parameters.temperature, 1.0
+    )
     timesteps = sampling_timesteps(parameters.steps, "trailing")
     for step, following in zip(timesteps, [*timesteps[1:], None], strict=True):
         steps = torch.full((len(x),), step, device=known.device)
