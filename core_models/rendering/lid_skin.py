@@ -20,22 +20,22 @@ UNROLLED = (0.03, 0.22)
 """Closure over which the painted lid takes the place of the stretched photo."""
 BELOW_SHARES = (1.2, 1.7, 2.3)
 """Where the skin under the eye is sampled: this far out, times the lower lid's first ring."""
-SKIN_PERCENTILE = 70.0
+SKIN_PERCENTILE = 55.0
 """Of the samples under the eye by brightness: bags, lashes and rims are darker than the skin."""
-OWN_HUE_SHARE = 0.4
-ABOVE_SHARES = (0.75, 0.95, 1.1)
-"""Where the skin above the eye is sampled, between the lid's edge and its first ring."""
+OWN_HUE_SHARE = 0.25
+ABOVE_SHARES = (0.95, 1.1, 1.4)
+"""Where the skin above the eye is sampled: this far from the lid's edge, times its first ring."""
 BRIGHTNESS_LIMITS = (0.50, 1.05)
 """What the fold's brightness may be, times that of the skin under the eye: rims and brows are not skin."""
-EDGE_BRIGHTENING = 0.5
+EDGE_BRIGHTENING = 0.35
 """How far, in logarithms, the lid's brightness comes from the fold's to that of the skin under the eye."""
-BRIGHTENED_AT = 0.6
+BRIGHTENED_AT = 0.4
 """Share of the lid's height at which it has come that far."""
 OWN_COLUMN_SHARE = 0.5
 """How much a column of the lid follows what lies above it rather than the whole lid's colour."""
-FOLD_SHADE = 0.14
-LASH_SHADE = 0.10
-CORNER_SHADE = 0.12
+FOLD_SHADE = 0.12
+LASH_SHADE = 0.06
+CORNER_SHADE = 0.08
 FOLD_FEATHER = 0.22
 """Share of the lid's height over which it passes into the photo at the fold."""
 CORNER_FEATHER = 0.10
