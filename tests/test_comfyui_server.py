@@ -1,0 +1,171 @@
+"""The shipped graphs in a real ComfyUI, through its HTTP interface: the same frames as the headless runner's.
+
+Needs COMFYUI_DIR, a checkout of ComfyUI. COMFYUI_PYTHON names the interpreter that has ComfyUI's requirements
+(default: this one), and COMFYUI_ARGUMENTS more arguments for it.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from talking_portrait.headless.client import ComfyUIServer, run_on_server
+from talking_portrait.headless.run_command import run_graph, saved_files, using_folders
+from talking_portrait.runtime.host import host
+
+ROOT = Path(__file__).resolve().parent.parent
+GRAPHS = sorted((ROOT / "workflows" / "api").glob("*.json"))
+START_TIMEOUT = 120
+"""Seconds for ComfyUI to start."""
+
+LARGEST_MEAN_DIFFERENCE = 0.05
+"""Grey levels between frames of the two runners: the same code on the same machine."""
+
+FRAMES_COMPARED = 12
+
+
+def free_port():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def comfyui(tmp_path_factory):
+    """A ComfyUI server with this checkout as a pack: (url, its base folder, its log)."""
+    folder = os.environ.get("COMFYUI_DIR")
+    if not folder:
+        pytest.skip(
+            "COMFYUI_DIR is not set: point it to a checkout of ComfyUI to run the shipped graphs there"
+        )
+    base = tmp_path_factory.mktemp("comfyui")
+    for name in ("custom_nodes", "input", "output", "models"):
+        (base / name).mkdir()
+    (base / "custom_nodes" / "ComfyUI-TalkingPortrait").symlink_to(ROOT, target_is_directory=True)
+    port = free_port()
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    arguments = ["--cpu", "--listen", "127.0.0.1", "--port", str(port), "--base-directory", str(base)]
+    arguments += ["--disable-auto-launch", "--database-url", f"sqlite:///{base}/comfyui.db"]
+    arguments += shlex.split(os.environ.get("COMFYUI_ARGUMENTS", ""))
+    log = base / "server.log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            [python, "main.py", *arguments], cwd=folder, stdout=output, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        try:
+            wait_for(process, port, log)
+            yield f"http://127.0.0.1:{port}", base, log
+        finally:
+            process.terminate()
+
+
+def wait_for(process, port, log):
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"ComfyUI ended while starting:\n{log.read_text()[-3000:]}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    pytest.fail(f"ComfyUI did not start within {START_TIMEOUT} s:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture
+def models(monkeypatch, face_bundle):
+    """Both runners find the face detector."""
+    monkeypatch.setenv("TALKING_PORTRAIT_MODELS", str(face_bundle.parent))
+
+
+def with_saved_frames(graph):
+    """The graph with a SaveImage node on some of the frames that go into its video, in place of SaveVideo."""
+    frames = next(node["inputs"]["images"] for node in graph.values() if node["class_type"] == "CreateVideo")
+    kept = {
+        node_id: node
+        for node_id, node in graph.items()
+        if node["class_type"] not in ("CreateVideo", "SaveVideo")
+    }
+    return kept | {
+        "900": {"class_type": "SaveImage", "inputs": {"images": frames, "filename_prefix": "frame"}}
+    }
+
+
+def pictures(paths):
+    from PIL import Image
+
+    step = max(1, len(paths) // FRAMES_COMPARED)
+    return [np.asarray(Image.open(path)).astype(float) for path in sorted(paths)[::step]]
+
+
+@pytest.mark.parametrize("path", GRAPHS, ids=[path.stem for path in GRAPHS])
+def test_same_frames_as_headless(comfyui, models, tmp_path, path):
+    url, base, _ = comfyui
+    graph = with_saved_frames(json.loads(path.read_text()))
+    shutil.rmtree(base / "output")
+    (base / "output").mkdir()
+    theirs = run_on_server(url, graph, [], tmp_path / "theirs")
+    with using_folders(output=tmp_path / "ours", input=tmp_path / "input"):
+        ours = saved_files(run_graph(graph), host())
+    assert len(ours) == len(theirs) > 10
+    for ours_frame, theirs_frame in zip(pictures(ours), pictures(theirs), strict=True):
+        assert np.abs(ours_frame - theirs_frame).mean() <= LARGEST_MEAN_DIFFERENCE
+
+
+def test_pack_loads_without_complaint(comfyui):
+    _, _, log = comfyui
+    lines = log.read_text().splitlines()
+    assert not [line for line in lines if "IMPORT FAILED" in line and "TalkingPortrait" in line]
+    assert [line for line in lines if "seconds" in line and "ComfyUI-TalkingPortrait" in line]
+
+
+def test_server_knows_every_node(comfyui):
+    from talking_portrait.nodes import NODE_CLASS_MAPPINGS
+
+    listed = ComfyUIServer(comfyui[0]).object_info()
+    assert set(NODE_CLASS_MAPPINGS) <= set(listed)
+
+
+def test_server_and_runner_report_the_same_errors(comfyui):
+    """The same bad graphs are refused with the same types and details."""
+    from talking_portrait.headless.graph import copied_graph
+    from talking_portrait.headless.http import HttpError, post_json
+    from talking_portrait.headless.registry import node_classes
+    from talking_portrait.headless.validation import validate_graph
+
+    url, _, _ = comfyui
+    good = json.loads((ROOT / "workflows" / "api" / "audio_only.json").read_text())
+    sampler = next(key for key, node in good.items() if node["class_type"] == "TP_KeypointDiffusionSampler")
+    changes = [
+        {"seed": "many"},
+        {"fps": 0},
+        {"fps": 1e9},
+        {"model": good["8"]["inputs"]["portrait"]},
+        {"audio_embeds": ["3"]},
+        {"model": None},
+    ]
+    for change in changes:
+        graph = copied_graph(good)
+        graph[sampler]["inputs"].update(change)
+        if change.get("model", 1) is None:
+            del graph[sampler]["inputs"]["model"]
+        with pytest.raises(HttpError) as refused:
+            post_json(f"{url}/prompt", {"prompt": graph})
+        ours = validate_graph(graph, node_classes())
+        assert summary(ours.node_errors) == summary(refused.value.content["node_errors"])
+        assert ours.error["type"] == refused.value.content["error"]["type"]
+
+
+def summary(node_errors):
+    return {
+        node_id: sorted((e["type"], e["message"], e["details"]) for e in report["errors"])
+        for node_id, report in node_errors.items()
+    }
