@@ -15,6 +15,8 @@ from PIL import Image
 from talking_portrait.headless import demo
 from talking_portrait.headless.command_line import build_parser, main
 from talking_portrait.headless.core_nodes import CORE_NODES
+from talking_portrait.headless.registry import node_classes
+from talking_portrait.headless.validation import validate_graph
 from talking_portrait.nodes import NODE_CLASS_MAPPINGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,8 +193,17 @@ class TestDemoGraph:
         assert (emotion["emotion"], emotion["strength"]) == ("happy", 1.5)
         assert (sampler["seed"], sampler["fps"]) == (3, 30)
 
-    def test_without_options_it_is_the_shipped_workflow(self):
-        assert demo.demo_graph(self.arguments()) == json.loads(demo.DEMO_GRAPH_FILE.read_text())
+    def test_without_options_it_is_the_shipped_workflow_with_the_frames_streamed(self):
+        shipped = json.loads(demo.DEMO_GRAPH_FILE.read_text())
+        graph = demo.demo_graph(self.arguments())
+        [renderer] = [key for key, node in shipped.items() if node["class_type"] == "TP_WarpingRenderer"]
+        assert set(shipped) - set(graph) == {
+            key for key, node in shipped.items() if node["class_type"] in ("CreateVideo", "SaveVideo")
+        }
+        assert {key for key in graph if graph[key] != shipped[key]} == {renderer}
+        assert graph[renderer]["class_type"] == "TP_RenderTalkingVideo"
+        assert shipped[renderer]["inputs"].items() <= graph[renderer]["inputs"].items()
+        assert validate_graph(graph, node_classes()).outputs == [renderer]
 
     def test_own_portrait_gets_a_face_detector(self, tmp_path):
         picture = tmp_path / "face.png"
