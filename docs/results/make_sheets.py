@@ -26,7 +26,13 @@ from talking_portrait.core_models.types import Emotion, FaceMotion, Portrait
 
 FOLDER = Path(__file__).resolve().parent
 ASSETS = FOLDER.parent.parent / "workflows" / "assets"
-PICTURES = ("older_woman_photo_uniform.jpg", "child_painting.jpg", "girl_painting_three_quarter.jpg", "statue_clay.jpg")
+PICTURES = (
+    "older_woman_photo_uniform.jpg",
+    "child_painting.jpg",
+    "girl_painting_three_quarter.jpg",
+    "statue_clay.jpg",
+)
+EMOTIONAL_PAINTING = "child_painting.jpg"
 TILE = 200
 FRAMES_SHOWN = 12
 COLUMNS = 6
@@ -61,6 +67,11 @@ def frames_of(portrait: Portrait, motion: FaceMotion, indices: np.ndarray) -> li
     return [tile(renderer.render(motion, int(index)), portrait) for index in indices]
 
 
+def emotion_sheet(portrait: Portrait, tracks: dict[str, FaceMotion], indices: np.ndarray) -> np.ndarray:
+    """Return a row of frames for each emotion."""
+    return sheet([t for track in tracks.values() for t in frames_of(portrait, track, indices)], len(indices))
+
+
 def save(name: str, picture: np.ndarray) -> None:
     """Write one sheet as JPEG."""
     cv2.imwrite(str(FOLDER / f"{name}.jpg"), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
@@ -76,11 +87,11 @@ def main() -> None:
     motion = sample_motion(model, embedding, None, SamplingParameters(seed=2))
     spread = np.linspace(10, motion.frame_count - 12, FRAMES_SHOWN).astype(int)
     save("demo", sheet(frames_of(demo_portrait(), motion, spread), COLUMNS))
-    emotional = []
-    for name in POCKET_EMOTIONS:
-        track = sample_motion(model, embedding, Emotion.mixed({name: 1.0}), SamplingParameters(seed=2))
-        emotional += frames_of(demo_portrait(), track, spread[1::2])
-    save("emotions", sheet(emotional, COLUMNS))
+    emotional = {
+        name: sample_motion(model, embedding, Emotion.mixed({name: 1.0}), SamplingParameters(seed=2))
+        for name in POCKET_EMOTIONS
+    }
+    save("emotions", emotion_sheet(demo_portrait(), emotional, spread[1::2]))
     if options.pictures is None:
         return
     from talking_portrait.core_models.face.landmarker import FaceLandmarker
@@ -90,6 +101,8 @@ def main() -> None:
     for name in PICTURES:
         portrait = portrait_from_frame(load_picture(options.pictures / name), landmarker)
         save(Path(name).stem, sheet(frames_of(portrait, motion, spread), COLUMNS))
+        if name == EMOTIONAL_PAINTING:
+            save("emotions_painting", emotion_sheet(portrait, emotional, spread[1::2]))
 
 
 if __name__ == "__main__":
