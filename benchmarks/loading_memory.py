@@ -49,7 +49,6 @@ def _memory(field: str) -> int:
 def _measure(path: Path, count: int, dtype: str) -> int:
     """Load the file strictly and touch every page; return the peak of extra resident memory in bytes."""
     import torch
-
     from talking_portrait.core_models.strict_loading import load_strict
 
     load_strict(torch.nn.Identity, _empty(path))

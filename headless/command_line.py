@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from ..runtime.host import StandaloneHost, WorkCancelledError, host
+from .weights_command import add_weights_actions
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
 
@@ -128,11 +129,8 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_weights(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("weights", help="weight files: what there is, and where it is")
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="list the weight files")
-    listing.add_argument("--json", action="store_true", help="as JSON")
-    listing.set_defaults(command=_weights_list)
+    parser = commands.add_parser("weights", help="weight files: list, fetch, verify, convert")
+    add_weights_actions(parser)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -158,10 +156,3 @@ def _train(options: argparse.Namespace) -> int:
     from ..training.pocket import main as train_pocket
 
     return train_pocket(options.rest)
-
-
-def _weights_list(options: argparse.Namespace) -> int:
-    from .listing import list_weights
-
-    sys.stdout.write(list_weights(as_json=options.json))
-    return EXIT_OK

@@ -58,17 +58,23 @@ def record_verified(path: Path, row: str, sha256: str, source: str, revision: st
         logger.warning("cannot record that %s was verified: %s", path, error)
 
 
-def verified_file(path: Path) -> VerifiedFile | None:
-    """Return what the record beside a file says of it, None when it has none or the file changed since."""
+def recorded_file(path: Path) -> VerifiedFile | None:
+    """Return what the record beside a file says of it, whether or not the file changed since; None without one."""
     content = _read(path.parent / RECORD_NAME).get(path.name)
     known = {field.name for field in fields(VerifiedFile)}
     if not isinstance(content, dict) or not {"row", "bytes", "sha256", "modified_ns", "source"} <= set(
         content
     ):
         return None
-    entry = VerifiedFile(**{name: value for name, value in content.items() if name in known})
+    return VerifiedFile(**{name: value for name, value in content.items() if name in known})
+
+
+def verified_file(path: Path) -> VerifiedFile | None:
+    """Return the record of a file that is as it was when it was verified, else None."""
+    entry = recorded_file(path)
     status = path.stat()
-    return entry if (status.st_size, status.st_mtime_ns) == (entry.bytes, entry.modified_ns) else None
+    same = entry is not None and (status.st_size, status.st_mtime_ns) == (entry.bytes, entry.modified_ns)
+    return entry if same else None
 
 
 def _read(path: Path) -> dict[str, Any]:

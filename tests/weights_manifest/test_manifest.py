@@ -140,3 +140,9 @@ def test_restrictions_are_marked():
     assert all(rows[name].non_commercial for name in ("kdtalker", "insightface_det_10g", "arcface_r50"))
     assert rows["svd_xt_1_1_unet"].gated
     assert not rows["liveportrait_warping_module"].non_commercial
+
+
+def test_files_do_not_overwrite_each_other():
+    """Standalone, all rows share one folder."""
+    files = [row.file for row in read_manifest().values()]
+    assert len(set(files)) == len(files)
