@@ -290,9 +290,12 @@ class ModelHandle:
     path: the weight file.
     dtype: "float32", "float16" or "bfloat16".
     device: "cpu", "cuda:0", ... or "auto" for the host's choice.
+    cpu_offload: keep the weights in main memory and bring each layer to the device only while it computes: for
+    models larger than the device, at the price of speed.
     """
 
     name: str
     path: str
     dtype: str = "float32"
     device: str = "auto"
+    cpu_offload: bool = False

@@ -2,7 +2,7 @@
 
 Standalone, the least recently used goes first when a byte budget is exceeded. In ComfyUI every network sits in a
 ModelPatcher and goes through load_models_gpu, so that ComfyUI decides what is on the device. A model is never
-evicted while it is in use.
+evicted while it is in use. There, a model leaves main memory too once no graph holds its handle any more.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import logging
 import os
 import sys
 import threading
-from collections import OrderedDict
+import weakref
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,6 +37,10 @@ ModelLoader = Callable[[ModelHandle], Any]
 """Builds the model behind a handle: a torch module on the CPU, or any other object (such as a LiteRT runner)."""
 
 
+class NotEnoughMemoryError(RuntimeError):
+    """Models in use together need more than the device has; the message names them and what can be changed."""
+
+
 @functools.cache
 def model_cache() -> ModelCache:
     """Return the cache that all nodes of this process share."""
@@ -50,7 +55,10 @@ class ModelCache:
         self._host = owner
         self._budget = budget_bytes if budget_bytes is not None else budget_from_environment()
         self._entries: OrderedDict[ModelHandle, _Entry] = OrderedDict()
-        self._lock = threading.Lock()
+        self._holders: Counter[ModelHandle] = Counter()
+        self._watched: weakref.WeakValueDictionary[int, ModelHandle] = weakref.WeakValueDictionary()
+        # Reentrant: the garbage collector may end a handle's life while this thread holds the lock.
+        self._lock = threading.RLock()
 
     @contextmanager
     def use(self, handle: ModelHandle, loader: ModelLoader) -> Iterator[Any]:
@@ -58,16 +66,19 @@ class ModelCache:
 
         loader is called with the handle whose device is no longer "auto"; networks it returns are set to
         evaluation and moved to the handle's dtype and device. Whatever it raises is passed on.
+        Raises NotEnoughMemoryError when what is in use, and this, is more than the device has.
         """
-        handle = replace(handle, device=str(self._host.device(handle.device)))
+        given, handle = handle, replace(handle, device=str(self._host.device(handle.device)))
+        self._watch(given, handle)
         entry = self._claim(handle)
         try:
             with entry.loading:
                 if not entry.loaded:
                     self._make_room(_file_bytes(handle), handle)
-                    entry.load(loader(handle), handle, self._host)
+                    self._require_memory(_file_bytes(handle), handle)
+                    self._within_memory(handle, lambda: entry.load(loader(handle), handle, self._host))
             self._make_room(0, handle)
-            yield entry.on_device()
+            yield self._within_memory(handle, entry.on_device)
         finally:
             self._release(handle, entry)
 
@@ -76,11 +87,73 @@ class ModelCache:
         with self._lock:
             return {handle: entry.bytes for handle, entry in self._entries.items() if entry.loaded}
 
-    def clear(self) -> None:
-        """Forget every model that is not in use."""
+    def clear(self, device: str | None = None) -> None:
+        """Forget every model that is not in use, of all devices or of one: for when memory is short."""
         with self._lock:
-            for handle in [handle for handle, entry in self._entries.items() if not entry.users]:
+            for handle, entry in list(self._entries.items()):
+                if not entry.users and device in (None, handle.device):
+                    del self._entries[handle]
+
+    def _watch(self, given: ModelHandle, handle: ModelHandle) -> None:
+        """In ComfyUI, forget a model when the last handle object a graph keeps for it is gone."""
+        if not self._host.in_comfyui:
+            return
+        with self._lock:
+            if self._watched.get(id(given)) is given:
+                return
+            self._watched[id(given)] = given
+            self._holders[handle] += 1
+            weakref.finalize(given, self._handle_gone, handle).atexit = False
+
+    def _handle_gone(self, handle: ModelHandle) -> None:
+        with self._lock:
+            self._holders[handle] -= 1
+            if self._holders[handle] > 0:
+                return
+            del self._holders[handle]
+            entry = self._entries.get(handle)
+            if entry is not None and not entry.users:
                 del self._entries[handle]
+
+    def _require_memory(self, wanted: int, newcomer: ModelHandle) -> None:
+        """Raise NotEnoughMemoryError when what is in use, and `wanted` bytes, is more than the device has."""
+        capacity = None if self._host.in_comfyui or newcomer.cpu_offload else device_memory(newcomer.device)
+        if capacity is None:
+            return
+        used = sum(entry.bytes for entry in self._in_use(newcomer.device).values())
+        if used + wanted > capacity:
+            raise NotEnoughMemoryError(self._memory_message(newcomer, wanted, capacity))
+
+    def _within_memory(self, handle: ModelHandle, work: Callable[[], Any]) -> Any:
+        """Do the work; when the device's memory runs out, forget idle models and do it once more."""
+        torch = sys.modules.get("torch")
+        short = (torch.OutOfMemoryError,) if hasattr(torch, "OutOfMemoryError") else ()
+        try:
+            return work()
+        except short:
+            logger.info("memory of %s ran out; idle models leave it", handle.device)
+        self.clear(handle.device)
+        if handle.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        try:
+            return work()
+        except short as error:
+            message = self._memory_message(handle, _file_bytes(handle), device_memory(handle.device))
+            raise NotEnoughMemoryError(message) from error
+
+    def _in_use(self, device: str) -> dict[ModelHandle, _Entry]:
+        with self._lock:
+            return {h: e for h, e in self._entries.items() if h.device == device and e.loaded and e.users}
+
+    def _memory_message(self, newcomer: ModelHandle, wanted: int, capacity: int | None) -> str:
+        used = [f"{h.name} ({e.bytes / 1e9:.2f} GB)" for h, e in self._in_use(newcomer.device).items()]
+        size = "" if capacity is None else f", which has {capacity / 1e9:.2f} GB"
+        return (
+            f"{newcomer.name} ({wanted / 1e9:.2f} GB, {newcomer.dtype}) does not fit on {newcomer.device}{size}; "
+            f"in use there: {', '.join(used) or 'nothing'}. Choose a smaller dtype in the loader (float16 or "
+            "bfloat16), switch on cpu_offload, choose another device (TALKING_PORTRAIT_DEVICE), or close other "
+            f"programs that use it; {BUDGET_VARIABLE} sets how much idle models may keep"
+        )
 
     def _claim(self, handle: ModelHandle) -> _Entry:
         with self._lock:
@@ -92,7 +165,8 @@ class ModelCache:
     def _release(self, handle: ModelHandle, entry: _Entry) -> None:
         with self._lock:
             entry.users -= 1
-            if not entry.users and not entry.loaded:
+            unheld = self._host.in_comfyui and not self._holders[handle]
+            if not entry.users and (unheld or not entry.loaded):
                 self._entries.pop(handle, None)
 
     def _make_room(self, wanted: int, newcomer: ModelHandle) -> None:
@@ -137,7 +211,8 @@ class _Entry:
         if _is_network(model):
             model = _prepared(model, handle, owner)
             self.bytes = _network_bytes(model)
-            self._patcher = _patcher(model, handle) if owner.in_comfyui else None
+            managed = owner.in_comfyui and not _is_offloaded(handle)
+            self._patcher = _patcher(model, handle) if managed else None
         else:
             self.bytes = _file_bytes(handle)
         self._model = model
@@ -145,7 +220,8 @@ class _Entry:
 
     def on_device(self) -> Any:
         if self._patcher is not None:
-            sys.modules["comfy.model_management"].load_models_gpu([self._patcher])
+            # Whole: ComfyUI can leave parts behind only in networks made of its own layers.
+            sys.modules["comfy.model_management"].load_models_gpu([self._patcher], force_full_load=True)
         return self._model
 
 
@@ -159,7 +235,23 @@ def _prepared(network: Any, handle: ModelHandle, owner: Host) -> Any:
     import torch
 
     network = network.eval().requires_grad_(False).to(getattr(torch, handle.dtype))
+    if _is_offloaded(handle):
+        return _offloaded(network, handle.device)
     return network if owner.in_comfyui else network.to(handle.device)
+
+
+def _is_offloaded(handle: ModelHandle) -> bool:
+    return handle.cpu_offload and handle.device != "cpu"
+
+
+def _offloaded(network: Any, device: str) -> Any:
+    """Return the network with hooks that bring each layer to the device while it computes."""
+    try:
+        from accelerate import cpu_offload
+    except ImportError as error:
+        raise ImportError("cpu_offload needs the package accelerate: pip install accelerate") from error
+    cpu_offload(network, execution_device=device)
+    return network
 
 
 def _patcher(network: Any, handle: ModelHandle) -> Any:
@@ -200,11 +292,18 @@ def budget_from_environment() -> int | None:
 
 
 def default_budget(device: str) -> int | None:
-    """Return the bytes of models that a device may hold, None where its memory cannot be told."""
+    """Return the bytes of models that a device may keep, None where its memory cannot be told."""
+    memory = device_memory(device)
+    share = DEVICE_SHARE if device.startswith("cuda") else MAIN_MEMORY_SHARE
+    return None if memory is None else int(memory * share)
+
+
+def device_memory(device: str) -> int | None:
+    """Return the bytes of memory of a device (main memory for all but CUDA), None where it cannot be told."""
     if device.startswith("cuda"):
         import torch
 
-        return int(torch.cuda.get_device_properties(device).total_memory * DEVICE_SHARE)
+        return torch.cuda.get_device_properties(device).total_memory
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MAIN_MEMORY_SHARE)
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None

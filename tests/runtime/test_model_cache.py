@@ -204,16 +204,17 @@ def test_in_comfyui_networks_go_through_its_memory_management(monkeypatch):
             self.model, self.devices = model, (load_device, offload_device)
 
     management = types.ModuleType("comfy.model_management")
-    management.load_models_gpu = loaded.extend
+    management.load_models_gpu = lambda patchers, force_full_load: loaded.extend(patchers)
     management.unet_offload_device = lambda: torch.device("cpu")
     patching = types.ModuleType("comfy.model_patcher")
     patching.ModelPatcher = ModelPatcher
     monkeypatch.setitem(sys.modules, "comfy.model_management", management)
     monkeypatch.setitem(sys.modules, "comfy.model_patcher", patching)
     cache = ModelCache(ComfyUIHostDouble())
-    with cache.use(handle("a"), network) as module:
+    wire = handle("a")
+    with cache.use(wire, network) as module:
         pass
-    with cache.use(handle("a"), network):
+    with cache.use(wire, network):
         pass
     assert [patcher.model for patcher in loaded] == [module, module]
     assert loaded[0] is loaded[1]
