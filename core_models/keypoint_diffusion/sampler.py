@@ -36,7 +36,13 @@ FEW_STEPS_SPREAD = 1.2
 CLOSED_PRESS = 0.35
 OPENING_DOUBT = 1.5
 """How much an estimated opening of the lips counts against a closure, per unit of aperture."""
-BESIDE_SHARE = 0.4
+DIP_CREDIT = 0.2
+"""How much a full dip of the opening, against its surroundings, counts for a closure."""
+DIP_REACH = 3
+"""Frames on each side that are a closure's surroundings."""
+LEAST_SURROUNDING = 0.05
+LEAST_PROBABILITY = 0.1
+"""Below this the lips are not touching for a sound, however closed they are: silence is no closure."""
 LIP_PARTING = ("mouthLowerDownLeft", "mouthLowerDownRight", "mouthUpperUpLeft", "mouthUpperUpRight")
 
 
@@ -235,36 +241,39 @@ def lip_opening(expression: np.ndarray) -> np.ndarray:
     return np.maximum(gap + 0.125 * sum(expression[:, BLENDSHAPE_INDEX[name]] for name in LIP_PARTING), 0)
 
 
+def dip_depth(opening: np.ndarray) -> np.ndarray:
+    """Return (N,) in 0..1: how far the opening falls below the widest within DIP_REACH frames; 1 is closed."""
+    padded = np.pad(opening, DIP_REACH)
+    widest = np.lib.stride_tricks.sliding_window_view(padded, 2 * DIP_REACH + 1).max(axis=1)
+    return 1 - opening / np.maximum(widest, LEAST_SURROUNDING)
+
+
 def closure_moments(closed: np.ndarray, opening: np.ndarray, threshold: float) -> np.ndarray:
     """Return (N,) bool: the frames in which the lips meet.
 
-    They are the peaks of the probability that the lips touch, doubted where the mouth is estimated open:
-    a closure is one moment, and its neighbours belong to the vowels around it.
+    They are the peaks of the probability that the lips touch, doubted where the mouth is estimated open and
+    favoured where its opening dips: a closure is one moment, and its neighbours belong to the vowels around it.
     """
-    score = closed - OPENING_DOUBT * opening
+    score = closed - OPENING_DOUBT * opening + DIP_CREDIT * dip_depth(opening)
     before = np.concatenate([[-np.inf], score[:-1]])
     after = np.concatenate([score[1:], [-np.inf]])
-    return (score > before) & (score >= after) & (score > threshold)
+    return (score > before) & (score >= after) & (score > threshold) & (closed > LEAST_PROBABILITY)
 
 
 def close_lips(expression: np.ndarray, closed: np.ndarray, threshold: float) -> np.ndarray:
-    """Return coefficients (N, 52) whose lips meet where `closed` (N,), a probability, peaks.
+    """Return coefficients (N, 52) whose lips meet in the closure moments of `closed` (N,), a probability.
 
-    mouthClose takes up what the jaw leaves open, the lips part no more and press a little; the frames beside
-    a closure go part of the way.
+    mouthClose takes up what the jaw leaves open, the lips part no more and press a little.
     """
-    moments = closure_moments(closed, lip_opening(expression), threshold).astype(np.float32)
-    padded = np.pad(moments, 1)
-    beside = np.maximum(padded[:-2], padded[2:])
-    gate = np.maximum(moments, BESIDE_SHARE * beside * closed)
+    moments = closure_moments(closed, lip_opening(expression), threshold)
     result = expression.copy()
     jaw, mouth_close = BLENDSHAPE_INDEX["jawOpen"], BLENDSHAPE_INDEX["mouthClose"]
-    result[:, mouth_close] += gate * np.maximum(result[:, jaw] - result[:, mouth_close], 0)
+    result[moments, mouth_close] = np.maximum(result[moments, mouth_close], result[moments, jaw])
     for name in LIP_PARTING:
-        result[:, BLENDSHAPE_INDEX[name]] *= 1 - gate
+        result[moments, BLENDSHAPE_INDEX[name]] = 0
     for name in ("mouthPressLeft", "mouthPressRight"):
         column = BLENDSHAPE_INDEX[name]
-        result[:, column] = np.maximum(result[:, column], CLOSED_PRESS * gate)
+        result[moments, column] = np.maximum(result[moments, column], CLOSED_PRESS)
     return result
 
 
