@@ -1,5 +1,6 @@
 """talking-portrait weights: list, fetch, verify and convert, against a loopback hub."""
 
+import hashlib
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -176,3 +177,25 @@ def test_sizes():
         "3.8 MB",
         "1.68 GB",
     ]
+
+
+def test_loader_node_fetches_only_when_asked(models, hub_server, monkeypatch):
+    """download_if_missing on a loader node: the same fetching, with the host's progress."""
+    from dataclasses import replace
+
+    from talking_portrait.nodes.face import LoadFaceDetector
+    from talking_portrait.runtime import weights
+    from talking_portrait.weights_manifest.manifest import WeightSource, weight_row
+
+    (models / "face_landmarker.task").unlink()
+    hub_server.files["face_landmarker.task"] = content = b"bundle"
+    checksum = hashlib.sha256(content).hexdigest()
+    source = WeightSource(kind="url", url=f"{hub_server.address}/face_landmarker.task")
+    row = replace(weight_row("face_landmarker"), source=source, bytes=len(content), sha256=checksum)
+    monkeypatch.setattr(weights, "weight_row", lambda name: row)
+    with pytest.raises(OSError, match="download_if_missing"):
+        LoadFaceDetector().load("face_landmarker", False)
+    assert hub_server.requests == []
+    (handle,) = LoadFaceDetector().load("face_landmarker", True)
+    assert handle.path == str(models / "face_landmarker.task")
+    assert Path(handle.path).read_bytes() == content
