@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from talking_portrait.core_models.key_tables import KEY_TABLES
 from talking_portrait.core_models.keypoint_diffusion.denoiser import Denoiser, DenoiserParameters
 from talking_portrait.core_models.strict_loading import KeyTable, map_keys, require_matching_keys
 
@@ -28,7 +29,7 @@ MODULES = [
     PublishedModule(
         "liveportrait_kdtalker/state_dict_kdtalker.json",
         lambda: Denoiser(DenoiserParameters()),
-        {"point_model.model.*": "*"},
+        KEY_TABLES["kdtalker_pth"],
     ),
 ]
 
