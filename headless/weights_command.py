@@ -88,11 +88,24 @@ def fetch_command(options: argparse.Namespace) -> int:
     sys.stdout.write(plan_text(plan))
     sys.stdout.flush()
     require_disk_space(plan)
-    if plan.fetch and (options.yes or _agreed()):
-        for number, (row, folder) in enumerate(plan.fetch, start=1):
+    failures = _fetch_all(plan) if plan.fetch and (options.yes or _agreed()) else []
+    for failure in failures:
+        sys.stderr.write(f"error: {failure}\n")
+    return PROBLEMS_FOUND if plan.by_hand or failures else 0
+
+
+def _fetch_all(plan: FetchPlan) -> list[str]:
+    """Fetch every row of a plan, those after a failure too; return what failed."""
+    from ..weights_manifest.downloading import FetchError
+
+    failures = []
+    for number, (row, folder) in enumerate(plan.fetch, start=1):
+        try:
             path = fetch_weight(row.name, _byte_bar(f"{number}/{len(plan.fetch)} {row.file}"), folder)
             sys.stdout.write(f"{row.name}: {path}\n")
-    return PROBLEMS_FOUND if plan.by_hand else 0
+        except FetchError as error:
+            failures.append(str(error))
+    return failures
 
 
 def plan_text(plan: FetchPlan) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
+import itertools
 import json
 import logging
 import shutil
@@ -37,6 +38,7 @@ _HTTP_ADVICE = {
     401: "it needs an access token: log in where the file is kept",
     403: "access was refused: accept the licence where the file is kept, or check the network's rules",
     404: "there is no such file: the address may have moved; look for a newer version of this package",
+    416: "what was kept of an earlier download does not fit and was deleted: fetch again",
 }
 _HTML_STARTS = (b"<!doctype html", b"<html")
 
@@ -146,11 +148,6 @@ def _fetch_whole(request: Request, partial: Path, progress: ByteProgress | None)
                 raise
             logger.warning("the connection to %s broke; continuing", request.url)
             _pause(RETRY_SECONDS, progress, _size(partial), request.bytes)
-        except (FetchError, OSError) as error:
-            partial.unlink(missing_ok=True)
-            if isinstance(error, FetchError):
-                raise
-            raise _disk_error(error, request.url, partial.parent.parent) from error
     try:
         _require(request.url, "bytes", found_bytes, request.bytes)
         _require(request.url, "sha256", found_sha256, request.sha256)
@@ -171,21 +168,24 @@ def _continue(request: Request, partial: Path, progress: ByteProgress | None) ->
     """Fetch what the partial file lacks; return the size and sha256 of all of it."""
     start, validator = _resumable(request, partial)
     headers = {"Range": f"bytes={start}-", **({"If-Range": validator} if validator else {})} if start else {}
-    with _opened(request, headers) as response:
+    with _opened(request, headers, partial) as response:
         if response.status != 206:
             start = 0
-        _validator_file(partial).write_text(json.dumps(_validator(request, response)), encoding="utf-8")
-        digest, done = _digest_of(partial, start), start
         length = response.headers.get("Content-Length")
         total = request.bytes or (start + int(length) if length else None)
-        with partial.open("ab" if start else "wb") as file:
-            for chunk in _chunks(response, request.url):
-                if done == 0 and chunk.lstrip()[:15].lower().startswith(_HTML_STARTS):
-                    raise FetchError(
-                        f"{request.url} sent a web page instead of the file: a login or error page, or a "
-                        "network's notice; open the address in a browser to see it"
-                    )
-                file.write(chunk)
+        chunks = _chunks(response, request.url)
+        first = next(chunks, b"")
+        if start == 0:
+            _refuse_web_page(first, request.url)
+        digest, done = _digest_of(partial, start), start
+        with _disk(request.url, partial):
+            _validator_file(partial).write_text(json.dumps(_validator(request, response)), encoding="utf-8")
+            file = partial.open("ab" if start else "wb")
+        with file:
+            for chunk in itertools.chain([first], chunks):
+                with _disk(request.url, partial):
+                    file.write(chunk)
+                    file.flush()
                 digest.update(chunk)
                 done += len(chunk)
                 if progress is not None:
@@ -193,6 +193,14 @@ def _continue(request: Request, partial: Path, progress: ByteProgress | None) ->
     if length and done < start + int(length):
         raise _broken(request.url, f"it ended after {done} of {start + int(length)} bytes")
     return done, digest.hexdigest()
+
+
+def _refuse_web_page(start: bytes, url: str) -> None:
+    if start.lstrip()[:15].lower().startswith(_HTML_STARTS):
+        raise FetchError(
+            f"{url} sent a web page instead of the file: a login or error page, or a network's notice; open the "
+            "address in a browser to see it"
+        )
 
 
 def _resumable(request: Request, partial: Path) -> tuple[int, str | None]:
@@ -233,13 +241,15 @@ def _digest_of(partial: Path, size: int):
     return digest
 
 
-def _opened(request: Request, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+def _opened(request: Request, headers: Mapping[str, str], partial: Path) -> http.client.HTTPResponse:
     message = urllib.request.Request(request.url, headers={"User-Agent": "talking-portrait", **headers})
     for name, value in request.headers.items():
         message.add_unredirected_header(name, value)
     try:
         return urllib.request.urlopen(message, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
+        if error.code == 416:
+            partial.unlink(missing_ok=True)
         advice = _HTTP_ADVICE.get(error.code, "the server has a problem: try again later")
         raise FetchError(f"cannot fetch {request.url}: HTTP {error.code} {error.reason}; {advice}") from error
     except (OSError, http.client.HTTPException) as error:
@@ -271,13 +281,20 @@ def _require(url: str, what: str, found: int | str, expected: int | str | None) 
         )
 
 
-def _disk_error(error: OSError, url: str, folder: Path) -> FetchError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return FetchError(
+@contextmanager
+def _disk(url: str, partial: Path) -> Iterator[None]:
+    """Turn a failure to write the partial file into a FetchError, and delete what a full disk holds of it."""
+    try:
+        yield
+    except OSError as error:
+        folder = partial.parent.parent
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise FetchError(f"cannot write to {folder} while fetching {url}: {error}") from error
+        partial.unlink(missing_ok=True)
+        raise FetchError(
             f"the disk of {folder} became full while fetching {url}; nothing was kept: make room or choose "
             "another folder"
-        )
-    return FetchError(f"cannot write to {folder} while fetching {url}: {error}")
+        ) from error
 
 
 def _size(path: Path) -> int:

@@ -54,6 +54,7 @@ class HubHandler(BaseHTTPRequestHandler):
         if with_body and fault == "wrong":
             body = bytes(len(body))
         if with_body and fault == "page":
+            self.headers.replace_header("Range", "") if "Range" in self.headers else None
             body = b"  <!DOCTYPE html><html>please log in</html>"
         same = self.headers.get("If-Range") in (None, f'"{checksum}"')
         start = self.range_start() if same and fault != "no range" else 0

@@ -86,6 +86,15 @@ def test_nothing_is_fetched_without_consent(models, capsys, hub_server):
     assert {method for method, _, _ in hub_server.requests} == {"HEAD"}
 
 
+def test_one_file_that_fails_does_not_stop_the_others(models, hub_server, capsys):
+    hub_server.faults["motion_extractor.safetensors"] = "wrong"
+    assert main(["weights", "fetch", "liveportrait", "--yes"]) == 1
+    captured = capsys.readouterr()
+    assert "error: " in captured.err
+    assert "motion_extractor.safetensors sent a file whose sha256" in captured.err
+    assert len(list(models.glob("*.safetensors"))) == 4
+
+
 def test_single_file_to_a_folder(models, tmp_path, capsys):
     elsewhere = tmp_path / "elsewhere"
     assert main(["weights", "fetch", "liveportrait_spade_generator", "--yes", "--to", str(elsewhere)]) == 0
