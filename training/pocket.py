@@ -45,6 +45,7 @@ from .visemes import MOUTH_CHANNELS, PHONE_CLASSES
 logger = logging.getLogger(__name__)
 
 EDGE_FRAMES = 6  # at each end of a training window, where the encoder lacks context: no mouth loss there
+RECORDED_VOICES = ("flite:", "festival:")
 PRESS = MOUTH_CHANNELS.index("press")
 TOUCHING_PRESS = 0.2  # only p, b, m press the lips, so above this they touch
 DENOISER_SHARE = 0.25  # of a batch trains the denoiser; the mouth needs more examples than head and brows
@@ -54,7 +55,8 @@ KEY_CHANNELS = ("jawOpen", "mouthClose", "mouthPucker", "mouthFunnel", "mouthPre
 @dataclass(frozen=True)
 class TrainingParameters:
     """How to train. minutes: wall time of the optimisation; batch: windows; clean_share: of a batch that is heard
-    without augmentation; the rest weigh the losses."""
+    without augmentation; recorded_voice_weight: how often synthesisers made from recordings are drawn, against
+    the rest; the others weigh the losses."""
 
     minutes: float = 46.0
     batch: int = 32
@@ -69,6 +71,7 @@ class TrainingParameters:
     aperture_weight: float = 4.0
     emotion_dropout: float = 0.30
     clean_share: float = 0.35
+    recorded_voice_weight: float = 1.0
     previous_noise: float = 0.08
     key_channel_weight: float = 3.0
     prediction: str = "x0"
@@ -89,15 +92,23 @@ class Batch:
 
 
 class WindowSampler:
-    """Draws training windows: every recording in proportion to its length."""
+    """Draws training windows: every recording in proportion to its length, and to its voice's weight."""
 
-    def __init__(self, recordings: list[Recording], frames: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        recordings: list[Recording],
+        frames: int,
+        rng: np.random.Generator,
+        recorded_voice_weight: float = 1.0,
+    ) -> None:
         self.frames = frames
         self.rng = rng
         self.recordings = [r for r in recordings if len(r.closed) >= frames]
         if not self.recordings:
             raise ValueError(f"no recording is as long as a training window ({frames} frames)")
+        recorded = np.array([r.voice.startswith(RECORDED_VOICES) for r in self.recordings])
         lengths = np.array([len(r.closed) for r in self.recordings], float)
+        lengths *= np.where(recorded, recorded_voice_weight, 1.0)
         self.shares = lengths / lengths.sum()
         self.to_blendshapes = mouth_to_blendshapes()
         self.offsets = np.where(sampled_channels()[: len(BLENDSHAPE_INDEX)].numpy(), 0, emotion_offsets())
@@ -368,6 +379,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=TrainingParameters.minutes)
     parser.add_argument("--start-from", type=Path, help="weights to go on from, instead of from nothing")
     parser.add_argument("--learning-rate", type=float, default=TrainingParameters.learning_rate)
+    parser.add_argument(
+        "--recorded-voice-weight", type=float, default=TrainingParameters.recorded_voice_weight
+    )
     parser.add_argument("--seed", type=int, default=TrainingParameters.seed)
     parser.add_argument(
         "--scale", type=float, default=1.0, help="share of the data to make; small for a trial"
@@ -397,6 +411,7 @@ def main(arguments: list[str]) -> int:
     p = TrainingParameters(
         minutes=options.minutes,
         learning_rate=options.learning_rate,
+        recorded_voice_weight=options.recorded_voice_weight,
         seed=options.seed,
         prediction=options.prediction,
         schedule=options.schedule,
