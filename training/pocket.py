@@ -58,7 +58,7 @@ class TrainingParameters:
     without augmentation; recorded_voice_weight: how often synthesisers made from recordings are drawn, against
     the rest; the others weigh the losses."""
 
-    minutes: float = 46.0
+    minutes: float = 68.0
     batch: int = 32
     learning_rate: float = 1.4e-3
     weight_decay: float = 0.01

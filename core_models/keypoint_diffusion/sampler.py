@@ -65,7 +65,7 @@ class SamplingParameters:
     temperature: float = 1.0
     blinks_per_minute: float = 14.0
     gaze: bool = True
-    closure_threshold: float = 0.3
+    closure_threshold: float = 0.1
 
     def __post_init__(self) -> None:
         for name, low, high in (
