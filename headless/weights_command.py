@@ -21,7 +21,7 @@ from ..runtime.weight_plan import (
     with_hub_sizes,
 )
 from ..runtime.weights import fetch_weight, origin
-from ..weights_manifest.manifest import WeightRow, weight_names
+from ..weights_manifest.manifest import EMBEDDED, WeightRow, weight_names
 
 PROBLEMS_FOUND = 1
 
@@ -191,7 +191,8 @@ def _verified(status: WeightStatus, online: bool) -> tuple[str, bool]:
     if problem is not None:
         again = f"delete it and run: talking-portrait weights fetch {row.name}"
         return f"DAMAGED   {row.name}: {path}: {problem}; {again}", False
-    record_verified(path, row.name, expected, source, revision)
+    if row.source.kind != EMBEDDED:  # the package's own folder keeps no records
+        record_verified(path, row.name, expected, source, revision)
     return f"verified  {row.name}: {path}", True
 
 

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..weights_manifest.checksums import problem_with_file
 from ..weights_manifest.lock_record import verified_file
 from ..weights_manifest.manifest import (
+    EMBEDDED,
     WeightRow,
     alternatives,
     system_names,
@@ -61,11 +63,13 @@ def free_bytes(folder: Path) -> int:
 
 
 def weight_status(row: WeightRow) -> WeightStatus:
-    """Look for a row's file, and whether the record beside it says it was verified and has not changed since."""
+    """Look for a row's file, and whether it is verified: by the record beside it, or, if embedded, by its hash."""
     try:
         path = find_weight(row.name)
     except WeightNotFoundError:
         return WeightStatus(row, None, False)
+    if row.source.kind == EMBEDDED:  # ships with its checksum; small enough to be hashed each time
+        return WeightStatus(row, path, problem_with_file(path, row) is None)
     entry = verified_file(path)
     return WeightStatus(row, path, entry is not None and row.sha256 in (None, entry.sha256))
 

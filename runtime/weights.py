@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..weights_manifest.manifest import PACKAGE_FOLDER, WeightRow, weight_row
+from ..weights_manifest.manifest import EMBEDDED, PACKAGE_FOLDER, WeightRow, weight_row
 from .host import MODELS_VARIABLE, host
 from .hub_cache import cached_hub_file
 
@@ -57,7 +57,7 @@ def weight_candidates(row: WeightRow) -> Iterator[Path]:
     for path in [folder / file for folder in folders for file in row.file_names]:
         if path.is_file():
             yield path
-    if row.source.kind == "embedded":
+    if row.source.kind == EMBEDDED:
         return
     for file in row.file_names:
         first, _, rest = file.partition("/")
@@ -91,7 +91,7 @@ def _explicit_weight(row: WeightRow, path: Path) -> Path:
 
 def weight_folders(row: WeightRow) -> list[Path]:
     """Return the folders searched for a row's file, in order, whether they exist or not."""
-    if row.source.kind == "embedded":
+    if row.source.kind == EMBEDDED:
         return [(PACKAGE_FOLDER / row.source.path).parent]
     return host().model_folders(row.comfyui_folder)
 
@@ -99,7 +99,7 @@ def weight_folders(row: WeightRow) -> list[Path]:
 def _not_found_message(row: WeightRow, damaged: list[str]) -> str:
     searched = ", ".join(map(str, weight_folders(row)))
     found = "".join(f" {line}." for line in damaged)
-    if row.source.kind == "embedded":
+    if row.source.kind == EMBEDDED:
         return f"{row.file}, a part of this package, is missing from {searched}: install it again.{found}"
     place = f"put it into {fetch_folder(row)}; {MODELS_VARIABLE} may name another folder"
     if row.source.kind == "manual":
@@ -119,7 +119,7 @@ def origin(row: WeightRow) -> str:
     source = row.source
     if source.kind == "hub":
         return f"https://huggingface.co/{source.repository} ({source.file})"
-    return {"url": source.url, "embedded": "this package", "manual": source.instructions}[source.kind]
+    return {"url": source.url, EMBEDDED: "this package", "manual": source.instructions}[source.kind]
 
 
 def fetch_folder(row: WeightRow) -> Path:

@@ -14,10 +14,13 @@ NoneType = type(None)
 MANIFEST_FILE = Path(__file__).with_name("manifest.json")
 PACKAGE_FOLDER = Path(__file__).resolve().parent.parent
 
+EMBEDDED = "embedded"
+"""The kind of source of weights that ship inside this package."""
+
 SOURCE_KEYS: dict[str, frozenset[str]] = {
     "url": frozenset({"url"}),
     "hub": frozenset({"repository", "revision", "file"}),
-    "embedded": frozenset({"path"}),
+    EMBEDDED: frozenset({"path"}),
     "manual": frozenset({"instructions"}),
 }
 """Where a file comes from: an address, a Hugging Face repository, this package, or a person's own hands."""
