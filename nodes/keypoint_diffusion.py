@@ -120,7 +120,7 @@ class KeypointDiffusionSampler:
                 "closure_threshold": (
                     "FLOAT",
                     {
-                        "default": 0.1,
+                        "default": 0.4,
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.05,

@@ -61,6 +61,7 @@ CLOSURE_TOLERANCE = 1  # frames
 QUIET_DECIBELS = -35.0  # below the clip's loud frames
 SPEECH_BAND = (200.0, 3000.0)
 LAG_LIMIT = 5  # frames
+VISIBLE_SPREAD = 0.005  # of a coefficient, degree or face unit; a channel that moves less is not judged
 
 Predictor = Callable[[Sound], FaceMotion]
 
@@ -236,7 +237,7 @@ def seam_ratios(motion: FaceMotion, window: int) -> dict[str, float]:
     at_border = np.zeros(len(steps), bool)
     for border in range(window - OVERLAP_FRAMES, len(values), window - OVERLAP_FRAMES):
         at_border[border - 1 : border + OVERLAP_FRAMES] = True
-    moving = values.std(axis=0) > 1e-3
+    moving = values.std(axis=0) > VISIBLE_SPREAD
     return {
         name: float(steps[at_border, i].mean() / steps[~at_border, i].mean())
         for i, name in enumerate(names)

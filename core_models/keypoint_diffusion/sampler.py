@@ -31,7 +31,7 @@ CHUNK_FRAMES = 500
 """The encoder runs over 20 s at a time, with context on both sides wider than it can see."""
 CONTEXT_FRAMES = 50
 OVERLAP_FRAMES = 12
-FEW_STEPS_SPREAD = 1.2
+FEW_STEPS_SPREAD = 1.3
 """Few DDIM steps make head and brows tamer than what was learned; noise this much wider makes up for it."""
 CLOSED_PRESS = 0.35
 OPENING_DOUBT = 1.5
@@ -65,7 +65,7 @@ class SamplingParameters:
     temperature: float = 1.0
     blinks_per_minute: float = 14.0
     gaze: bool = True
-    closure_threshold: float = 0.1
+    closure_threshold: float = 0.4
 
     def __post_init__(self) -> None:
         for name, low, high in (
