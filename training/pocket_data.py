@@ -56,9 +56,9 @@ ESPEAK_VARIANTS = (
         "Mario",
         "Michael",
         "Mike",
-        "Steph",
-        "Steph2",
-        "Steph3",
+        "steph2",
+        "steph3",
+        "shelby",
         "Tweaky",
     ),
     *(
@@ -76,7 +76,8 @@ ESPEAK_VARIANTS = (
         "john",
     ),
 )
-HELD_OUT_VARIANTS = ("f5", "m5", "klatt4", "Alicia", "Rob", "Diogo", "Max")
+HELD_OUT_VARIANTS = ("f5", "m5", "klatt4", "Alicia", "Diogo", "max", "Hugo")
+"""File names of espeak-ng variants; a name it does not have would silently speak with the default voice."""
 FLITE_VOICES = ("slt", "awb", "kal", "kal16")
 HELD_OUT_FLITE_VOICE = "rms"
 SILENT_LEAD = 0.4  # seconds of silence put before every utterance, so that clips begin at rest
