@@ -35,6 +35,7 @@ from ..core_models.keypoint_diffusion.sampler import (
     lip_opening,
     sample_motion,
 )
+from ..core_models.motion.track import CLOSED_APERTURE
 from ..core_models.types import BLENDSHAPE_INDEX, Emotion, FaceMotion
 from .mouth_curves import closure_frames, mouth_curves
 from .performance import FPS, mouth_to_blendshapes, perform
@@ -55,7 +56,6 @@ from .speech_texts import sentence
 
 logger = logging.getLogger(__name__)
 
-CLOSED_APERTURE = 0.06
 OPEN_APERTURE = 0.20
 CLOSURE_TOLERANCE = 1  # frames
 QUIET_DECIBELS = -35.0  # below the clip's loud frames

@@ -62,7 +62,6 @@ EMOTION_HEAD: dict[str, tuple[float, float]] = {
 """Liveliness of the head (a factor on its motion) and how it is held (degrees of pitch) at strength 1."""
 
 EMOTION_JAW = {"sad": 0.82, "surprised": 1.22}
-LIP_PARTING = ("mouthUpperUpLeft", "mouthUpperUpRight", "mouthLowerDownLeft", "mouthLowerDownRight")
 
 
 def sided(name: str) -> tuple[str, ...]:

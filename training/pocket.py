@@ -27,12 +27,12 @@ from ..core_models.keypoint_diffusion.pocket import (
     pocket_denoiser_parameters,
     sampled_channels,
 )
+from ..core_models.keypoint_diffusion.sampler import LIP_PARTING
 from ..core_models.keypoint_diffusion.schedule import TRAINING_STEPS, alphas_cumprod
 from ..core_models.keypoint_diffusion.speech_encoder import SpeechEncoderParameters
 from ..core_models.types import BLENDSHAPE_INDEX, EMOTION_NAMES
 from .mel_augmentation import augment
 from .performance import (
-    LIP_PARTING,
     emotion_head_gains,
     emotion_jaw_gains,
     emotion_offsets,
@@ -186,7 +186,7 @@ def channel_weights(parameters: TrainingParameters, std: Tensor) -> Tensor:
 def lip_aperture(expression: Tensor) -> Tensor:
     """Return how far the lips are apart, (..., N), for coefficients (..., N, 52): 0 is closed, about 0.6 wide open.
 
-    jawOpen - mouthClose + a quarter of each side's lower lip down and upper lip up, averaged over sides.
+    `sampler.lip_opening` for tensors, without its floor at 0, so that the loss keeps its slope when lips overlap.
     """
     jaw = expression[..., BLENDSHAPE_INDEX["jawOpen"]] - expression[..., BLENDSHAPE_INDEX["mouthClose"]]
     parting = sum(expression[..., BLENDSHAPE_INDEX[name]] for name in LIP_PARTING)

@@ -89,10 +89,16 @@ class EspeakSynthesiser:
         self.rate = self._library.espeak_Initialize(_ESPEAK_SYNCHRONOUS, 0, None, _ESPEAK_OPTIONS)
         if self.rate <= 0:
             raise SynthesiserMissingError("espeak-ng did not start: is the package espeak-ng-data installed?")
+        self._variants = self._installed_variants()
         self._sound: list[np.ndarray] = []
         self._events: list[tuple[int, str]] = []
         self._callback = _CALLBACK(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
+
+    def _installed_variants(self) -> frozenset[str]:
+        data_folder = ctypes.c_char_p()
+        self._library.espeak_Info(ctypes.byref(data_folder))
+        return frozenset(path.name for path in (Path(data_folder.value.decode()) / "voices" / "!v").iterdir())
 
     def _receive(self, samples, count, events) -> int:
         if samples and count > 0:
@@ -105,7 +111,8 @@ class EspeakSynthesiser:
         return 0
 
     def speak(self, text: str, voice: EspeakVoice) -> Utterance:
-        """Return `text` spoken. Raises ValueError when the voice is unknown."""
+        """Return `text` spoken. Raises ValueError when the voice or its variant is unknown."""
+        require_variant(voice.name, self._variants)
         if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {voice.name!r}")
         for parameter, value in ((1, voice.rate), (3, voice.pitch), (4, voice.pitch_range), (7, voice.gap)):
@@ -118,6 +125,18 @@ class EspeakSynthesiser:
         )
         phones = espeak_phones(self._events, self.rate, len(sound) / self.rate)
         return Utterance(soxr.resample(sound, self.rate, SAMPLE_RATE), tuple(phones), f"espeak:{voice.name}")
+
+
+def require_variant(name: str, installed: frozenset[str]) -> None:
+    """Raise ValueError when a voice name asks for a variant that is not installed.
+
+    espeak-ng itself would say nothing and speak with the default voice.
+    """
+    variant = name.partition("+")[2]
+    if variant and variant not in installed:
+        raise ValueError(
+            f"espeak-ng has no variant {variant!r} (of {name!r}); it has {', '.join(sorted(installed))}"
+        )
 
 
 def espeak_phones(events: list[tuple[int, str]], rate: int, duration: float) -> list[Phone]:

@@ -143,7 +143,7 @@ CZECH = phone_table(
     "z~=ʒ zh=ʒ #= 0= oU=oʊ aU=aʊ eU=ɛʊ _= "
 )
 FINNISH = phone_table(
-    "T=t D=d a=ɑ e=e i=i o=o u=u y=y @=æ 7=ø ä=æ ö=ø b=b d=d f=f g=g h=h j=j k=k l=l m=m n=n N=ŋ p=p r=r s=s "
+    "##= T=t D=d a=ɑ e=e i=i o=o u=u y=y @=æ 7=ø ä=æ ö=ø b=b d=d f=f g=g h=h j=j k=k l=l m=m n=n N=ŋ p=p r=r s=s "
     "S=ʃ t=t v=ʋ #= "
 )
 RUSSIAN = phone_table(

@@ -16,7 +16,7 @@ from talking_portrait.training.performance import (
     perform,
     sided,
 )
-from talking_portrait.training.speech_synthesis import espeak_phones, natural_phones
+from talking_portrait.training.speech_synthesis import espeak_phones, natural_phones, require_variant
 from talking_portrait.training.visemes import (
     BILABIAL,
     MOUTH_CHANNELS,
@@ -144,3 +144,10 @@ def test_channels_reach_blendshapes_on_both_sides():
     assert matrix[JAW, BLENDSHAPE_INDEX["jawOpen"]] == 1
     left, right = BLENDSHAPE_INDEX["mouthStretchLeft"], BLENDSHAPE_INDEX["mouthStretchRight"]
     assert (matrix[:, left] == matrix[:, right]).all()
+
+
+def test_a_variant_espeak_would_silently_replace_is_refused():
+    require_variant("en", frozenset({"f5"}))
+    require_variant("en+f5", frozenset({"f5"}))
+    with pytest.raises(ValueError, match="Rob"):
+        require_variant("en+Rob", frozenset({"f5", "rob"}))
