@@ -125,20 +125,84 @@ class Portrait:
 
 
 @dataclass(frozen=True)
+class PortraitVideo:
+    """The same face in every frame of a film that is to be edited; travels where a Portrait does.
+
+    portraits: one for each frame, all of one picture size. fps: frames per second, > 0.
+    """
+
+    portraits: tuple[Portrait, ...]
+    fps: float
+
+    def __post_init__(self) -> None:
+        if not self.portraits:
+            raise ValueError("PortraitVideo has no frames")
+        if not (np.isfinite(self.fps) and self.fps > 0):
+            raise ValueError(f"PortraitVideo.fps is {self.fps}, expected a positive rate")
+        sizes = {portrait.size for portrait in self.portraits}
+        if len(sizes) > 1:
+            raise ValueError(f"the frames of a PortraitVideo must be of one size, got {sorted(sizes)}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the frames in pixels."""
+        return self.portraits[0].size
+
+    def rows(self, frame_count: int) -> np.ndarray:
+        """Return (frame_count,) which frame of the film each frame is rendered onto.
+
+        A film that is shorter goes back from its end, and forth again, so that nothing is cut and nothing jumps.
+        """
+        count = len(self.portraits)
+        place = np.arange(frame_count) % max(2 * count - 2, 1)
+        return np.where(place < count, place, 2 * count - 2 - place)
+
+
+@dataclass(frozen=True)
+class KeypointRest:
+    """The reading of implicit keypoints that a track calls rest: what was filmed when its numbers are 0.
+
+    expression: (63,) float32, the 21 keypoints' offsets (x, y, z per point) as the motion extractor gives them.
+    rotation: (3,) float32, degrees (pitch, yaw, roll) as the camera sees the head; the module's convention.
+    translation: (3,) float32, half sides of the face crop; x right, y up, z to the camera.
+    scale: > 0, as the motion extractor gives it.
+    """
+
+    expression: np.ndarray
+    rotation: np.ndarray
+    translation: np.ndarray
+    scale: float
+
+    def __post_init__(self) -> None:
+        sizes = {"expression": EXPRESSION_SIZE[IMPLICIT_KEYPOINTS], "rotation": 3, "translation": 3}
+        for name, size in sizes.items():
+            object.__setattr__(self, name, frozen_array(getattr(self, name)))
+            _expect_shape("KeypointRest", name, getattr(self, name), (size,))
+        if not (np.isfinite(self.scale) and self.scale > 0):
+            raise ValueError(f"KeypointRest.scale is {self.scale}, expected a positive number")
+
+
+@dataclass(frozen=True)
 class FaceMotion:
     """A motion track: how a face moves, frame by frame, away from its rest.
 
     space: "blendshapes" or "implicit_keypoints".
     fps: frames per second, > 0.
     expression: (N, 52) float32 in 0..1, ARKit coefficients where 0 is the relaxed face; or
-        (N, 63) float32, the 21 implicit keypoints' offsets (x, y, z per point).
-    rotation: (N, 3) float32, degrees (pitch, yaw, roll) away from the resting pose.
-    translation: (N, 3) float32, face units (distance of the outer eye corners); x right, y up, z to the camera.
+        (N, 63) float32, the 21 implicit keypoints' offsets (x, y, z per point) minus those at rest.
+    rotation: (N, 3) float32, degrees (pitch, yaw, roll) away from the resting pose, in the head's own axes:
+        a head at rest turned by R turns to R times this rotation.
+    translation: (N, 3) float32; x right, y up, z to the camera. Blendshapes: face units (distance of the outer
+        eye corners). Implicit keypoints: half sides of the face crop.
     scale: (N,) float32 > 0, size relative to rest.
+    rest: what the driver's rest itself reads, when it is known (implicit keypoints only): absolute driving needs it.
+    openings: (N, 3) float32, the driver's own opening ratios (`face.opening_ratios`) of the eye at the picture's
+        left, the eye at its right, and the lips, when they are known: retargeting eyes and lips needs them.
 
-    The head turns and grows about the top of the neck (`face.pose.HEAD_PIVOT`), and translation is that
-    point's: with the pivot at rest at p, a point v of the head goes to p + translation + scale * R (v - p).
-    So a nod needs no translation, and a nod filmed keeps the neck where it was.
+    In the blendshape space the head turns and grows about the top of the neck (`face.pose.HEAD_PIVOT`), and
+    translation is that point's: with the pivot at rest at p, a point v of the head goes to
+    p + translation + scale * R (v - p). So a nod needs no translation, and a nod filmed keeps the neck where it
+    was. In the implicit space it is the origin of the canonical keypoints that this is said of.
     """
 
     space: str
@@ -147,6 +211,8 @@ class FaceMotion:
     rotation: np.ndarray
     translation: np.ndarray
     scale: np.ndarray
+    rest: KeypointRest | None = None
+    openings: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.space not in EXPRESSION_SIZE:
@@ -168,6 +234,11 @@ class FaceMotion:
             _expect_shape("FaceMotion", name, getattr(self, name), shape)
         if not (self.scale > 0).all():
             raise ValueError(f"FaceMotion.scale has a value of {self.scale.min()}, expected all > 0")
+        if self.openings is not None:
+            object.__setattr__(self, "openings", frozen_array(self.openings))
+            _expect_shape("FaceMotion", "openings", self.openings, (count, 3))
+        if self.rest is not None and self.space != IMPLICIT_KEYPOINTS:
+            raise ValueError("FaceMotion.rest belongs to implicit keypoints, but the track holds blendshapes")
 
     @classmethod
     def at_rest(cls, frame_count: int, fps: float, space: str = BLENDSHAPES) -> FaceMotion:
@@ -292,6 +363,7 @@ class ModelHandle:
     device: "cpu", "cuda:0", ... or "auto" for the host's choice.
     cpu_offload: keep the weights in main memory and bring each layer to the device only while it computes: for
     models larger than the device, at the price of speed.
+    further_paths: the other weight files of a model that is made of several.
     """
 
     name: str
@@ -299,3 +371,36 @@ class ModelHandle:
     dtype: str = "float32"
     device: str = "auto"
     cpu_offload: bool = False
+    further_paths: tuple[str, ...] = ()
+
+
+MESH_RENDERER = "mesh"
+LIVEPORTRAIT_RENDERER = "liveportrait"
+
+
+@dataclass(frozen=True)
+class RendererModels:
+    """What draws a portrait, and so the space its motion is in: the mesh renderer or LivePortrait's networks.
+
+    kind: "mesh" (blendshapes; no weights, every handle is None) or "liveportrait" (implicit keypoints).
+    appearance: the appearance feature extractor. motion_extractor: reads implicit keypoints from pictures.
+    frame_generator: the warping module and the generator. retargeting: stitching, eye and lip networks.
+    """
+
+    kind: str = MESH_RENDERER
+    appearance: ModelHandle | None = None
+    motion_extractor: ModelHandle | None = None
+    frame_generator: ModelHandle | None = None
+    retargeting: ModelHandle | None = None
+
+    def __post_init__(self) -> None:
+        handles = (self.appearance, self.motion_extractor, self.frame_generator, self.retargeting)
+        if self.kind not in (MESH_RENDERER, LIVEPORTRAIT_RENDERER):
+            raise ValueError(f"RendererModels.kind is {self.kind!r}, expected 'mesh' or 'liveportrait'")
+        if self.kind == LIVEPORTRAIT_RENDERER and None in handles:
+            raise ValueError("RendererModels of LivePortrait need all four models")
+
+    @property
+    def space(self) -> str:
+        """The space of the motion it renders."""
+        return BLENDSHAPES if self.kind == MESH_RENDERER else IMPLICIT_KEYPOINTS

@@ -5,19 +5,14 @@ Nothing here imports torch: heavy modules are imported inside the nodes' methods
 
 from .audio import AudioEmbedding, MatchAudioToFrames
 from .emotion import EmotionCondition
+from .expression import ExpressionEditor
 from .face import FaceMaskBuilder, LoadFaceDetector, MakePortrait, PasteBack
 from .inputs import LoadDrivingVideo, LoadPortraitImage, LoadSpeech
 from .keypoint_diffusion import KeypointDiffusionSampler, LoadKeypointDiffusion
-from .motion import (
-    AdjustMotion,
-    JoinMotion,
-    MixMotion,
-    MotionFromCSV,
-    MotionFromVideo,
-    ResampleMotion,
-    SaveMotionCSV,
-    SliceMotion,
-)
+from .liveportrait import LoadLivePortrait, RetargetMotion, Stitch
+from .motion import AdjustMotion, JoinMotion, MixMotion, ResampleMotion, SliceMotion
+from .motion_sources import MotionFromCSV, MotionFromVideo, SaveMotionCSV
+from .portrait_video import MakePortraitVideo
 from .rendering import RenderTalkingVideo, WarpingRenderer
 
 _NODES: tuple[tuple[str, type, str], ...] = (
@@ -26,6 +21,7 @@ _NODES: tuple[tuple[str, type, str], ...] = (
     ("TP_LoadDrivingVideo", LoadDrivingVideo, "Load Driving Video"),
     ("TP_LoadFaceDetector", LoadFaceDetector, "Load Face Detector"),
     ("TP_Portrait", MakePortrait, "Portrait"),
+    ("TP_PortraitVideo", MakePortraitVideo, "Portrait Video"),
     ("TP_FaceMaskBuilder", FaceMaskBuilder, "Face-Mask Builder"),
     ("TP_PasteBack", PasteBack, "Paste Back"),
     ("TP_AudioEmbedding", AudioEmbedding, "Audio Embedding"),
@@ -36,11 +32,15 @@ _NODES: tuple[tuple[str, type, str], ...] = (
     ("TP_MotionFromVideo", MotionFromVideo, "Motion from Video"),
     ("TP_MotionFromCSV", MotionFromCSV, "Motion from CSV"),
     ("TP_SaveMotionCSV", SaveMotionCSV, "Save Motion as CSV"),
-    ("TP_MixMotion", MixMotion, "Mix Motion"),
+    ("TP_MixMotion", MixMotion, "Region Mixer"),
+    ("TP_ExpressionEditor", ExpressionEditor, "Expression Editor"),
     ("TP_AdjustMotion", AdjustMotion, "Adjust Motion"),
     ("TP_ResampleMotion", ResampleMotion, "Resample Motion"),
     ("TP_SliceMotion", SliceMotion, "Slice Motion"),
     ("TP_JoinMotion", JoinMotion, "Join Motion"),
+    ("TP_LoadLivePortrait", LoadLivePortrait, "Load LivePortrait"),
+    ("TP_RetargetMotion", RetargetMotion, "Retarget Motion"),
+    ("TP_Stitch", Stitch, "Stitch"),
     ("TP_WarpingRenderer", WarpingRenderer, "Warping Renderer"),
     ("TP_RenderTalkingVideo", RenderTalkingVideo, "Render Talking Video"),
 )

@@ -242,7 +242,7 @@ class FaceMaskBuilder:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..core_models.motion.from_video import MISSING_FACE_POLICIES
+        from ..core_models.motion.missing_faces import MISSING_FACE_POLICIES
 
         policies = [policy for policy in MISSING_FACE_POLICIES if policy in ("error", "previous")]
         return {

@@ -1,17 +1,15 @@
-"""Motion tracks: from videos and tables, mixed by region, adjusted, resampled, cut and joined."""
+"""Motion tracks: mixed by region, adjusted, resampled, cut and joined."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .face import FACE_INDEX_INPUT, chosen_face, face_landmarker
-
 if TYPE_CHECKING:
-    from ..core_models.types import FaceMotion, ModelHandle
+    from ..core_models.types import FaceMotion
 
 CATEGORY = "TalkingPortrait/Motion"
 
-_FPS_INPUT = {"default": 25.0, "min": 1.0, "max": 240.0, "step": 0.01}
+FPS_INPUT = {"default": 25.0, "min": 1.0, "max": 240.0, "step": 0.01}
 
 _REGIONS = {
     "lips": "lips: everything the mouth does except opening and shifting the jaw",
@@ -39,181 +37,17 @@ def _region_inputs(default: dict[str, float], largest: float, meaning: str) -> d
     }
 
 
-class MotionFromVideo:
-    """The motion of a face in a video."""
-
-    CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Follows the face in a video and reads its expression and head pose. What is read is the movement "
-        "away from the driver's resting face, so that it fits any portrait."
-    )
-    RETURN_TYPES = ("FACE_MOTION",)
-    RETURN_NAMES = ("motion",)
-    OUTPUT_TOOLTIPS = ("The motion at the video's rate.",)
-    FUNCTION = "read"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..core_models.motion.from_video import MISSING_FACE_POLICIES
-
-        return {
-            "required": {
-                "frames": ("IMAGE", {"tooltip": "The frames of the driving video."}),
-                "fps": (
-                    "FLOAT",
-                    {**_FPS_INPUT, "tooltip": "Frames per second of the video; connect the loader's fps."},
-                ),
-                "face_detector": ("FACE_MODEL", {"tooltip": "From Load Face Detector."}),
-                "on_missing_face": (
-                    list(MISSING_FACE_POLICIES),
-                    {
-                        "default": "interpolate",
-                        "tooltip": "When a frame has no face: error stops; previous repeats the last one; "
-                        "interpolate goes over to the next; skip leaves the frame out, which makes the "
-                        "motion shorter.",
-                    },
-                ),
-                "face_index": FACE_INDEX_INPUT,
-                "smoothing": (
-                    "INT",
-                    {
-                        "default": 1,
-                        "min": 0,
-                        "max": 20,
-                        "tooltip": "Passes of smoothing over the readings; blinks are never smoothed.",
-                    },
-                ),
-                "calibrate": (
-                    "BOOLEAN",
-                    {
-                        "default": True,
-                        "tooltip": "Take the driver's resting face as the rest of the motion. Off: keep the "
-                        "readings as they are.",
-                    },
-                ),
-            }
-        }
-
-    def read(
-        self,
-        frames: Any,
-        fps: float,
-        face_detector: ModelHandle,
-        on_missing_face: str,
-        face_index: int,
-        smoothing: int,
-        calibrate: bool,
-    ) -> tuple[FaceMotion]:
-        from ..core_models.motion.from_video import motion_from_frames
-        from ..runtime.host import host
-        from .images import checked_image, frames_from_image
-
-        total = len(checked_image(frames))
-        with face_landmarker(face_detector) as landmarker:
-            motion = motion_from_frames(
-                frames_from_image(frames),
-                fps,
-                landmarker,
-                frame_total=total,
-                on_missing_face=on_missing_face,
-                face_index=chosen_face(face_index),
-                smoothing=smoothing,
-                calibrate=calibrate,
-                progress=host().progress(total).update,
-            )
-        return (motion,)
-
-
-class MotionFromCSV:
-    """Motion from a table of ARKit coefficients."""
-
-    CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Reads a table of the 52 ARKit coefficients and head angles, as iPhone capture apps (Live Link Face) "
-        "export it."
-    )
-    RETURN_TYPES = ("FACE_MOTION", "FLOAT")
-    RETURN_NAMES = ("motion", "fps")
-    OUTPUT_TOOLTIPS = ("The motion.", "Its frames per second.")
-    FUNCTION = "read"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "file": (
-                    "STRING",
-                    {"default": "motion.csv", "tooltip": "The file's name in the input folder, or its path."},
-                ),
-                "fps": (
-                    "FLOAT",
-                    {
-                        **_FPS_INPUT,
-                        "default": 0.0,
-                        "min": 0.0,
-                        "tooltip": "Frames per second of the table. 0 reads it from the table's time codes.",
-                    },
-                ),
-            }
-        }
-
-    @classmethod
-    def IS_CHANGED(cls, file: str | None, **_: Any) -> str:
-        from ..runtime.input_files import file_fingerprint, input_path
-
-        return "" if file is None else file_fingerprint(input_path(file))
-
-    def read(self, file: str, fps: float) -> tuple[FaceMotion, float]:
-        from ..core_models.motion.arkit_csv import read_arkit_csv
-        from ..runtime.input_files import input_path
-
-        motion = read_arkit_csv(input_path(file), fps or None)
-        return motion, float(motion.fps)
-
-
-class SaveMotionCSV:
-    """Motion as a table of ARKit coefficients."""
-
-    CATEGORY = CATEGORY
-    DESCRIPTION = "Saves motion as a table that animation programs read (Live Link Face layout)."
-    RETURN_TYPES = ("STRING",)
-    RETURN_NAMES = ("file",)
-    OUTPUT_TOOLTIPS = ("Path of the file.",)
-    OUTPUT_NODE = True
-    FUNCTION = "save"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "motion": ("FACE_MOTION", {"tooltip": "The motion to save."}),
-                "filename_prefix": (
-                    "STRING",
-                    {
-                        "default": "motion/TalkingPortrait",
-                        "tooltip": "Where in the output folder; a number and .csv are appended.",
-                    },
-                ),
-            }
-        }
-
-    def save(self, motion: FaceMotion, filename_prefix: str) -> dict[str, Any]:
-        from ..core_models.motion.arkit_csv import write_arkit_csv
-        from ..runtime.output_files import next_output_file
-
-        output = next_output_file(filename_prefix, ".csv")
-        write_arkit_csv(motion, output.path)
-        return {"ui": {"text": (str(output.path),)}, "result": (str(output.path),)}
+_THIRD_GATES = {"third": "eyes 1 + brows 1", "fourth": "pose 1"}
 
 
 class MixMotion:
-    """Two motions, each steering its own parts of the face."""
+    """Two or more motions, each steering its own parts of the face."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Mixes two motions region by region: 0 keeps the base, 1 takes the other. So lips and jaw can come "
-        "from speech while head, eyes and brows come from a video. Take lips and jaw from the same motion, "
-        "or the lips will not meet where they should."
+        "Mixes motions region by region: a gate of 0 keeps the base, 1 takes the other. So lips and jaw can come "
+        "from speech while head, eyes and brows come from a video. Gates may change over time. Take lips and jaw "
+        "from the same motion, or the lips will not meet where they should."
     )
     RETURN_TYPES = ("FACE_MOTION",)
     RETURN_NAMES = ("motion",)
@@ -228,13 +62,54 @@ class MixMotion:
                 "base": ("FACE_MOTION", {"tooltip": "Gives rate and length, and every region left at 0."}),
                 "other": ("FACE_MOTION", {"tooltip": "Mixed in; brought to the base's rate and length."}),
                 **_region_inputs(default, 1.0, "Share of the other motion"),
-            }
+            },
+            "optional": {
+                "gates_over_time": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "multiline": True,
+                        "placeholder": "0: lips 0 + jaw 0, 2: lips 1 + jaw 1",
+                        "tooltip": "Gates of the other motion at times, as 'seconds: region gate'; between them they "
+                        "pass smoothly. A region named here does not use its slider.",
+                    },
+                ),
+                "third": ("FACE_MOTION", {"tooltip": "Mixed over the result, if connected."}),
+                "third_gates": (
+                    "STRING",
+                    {
+                        "default": _THIRD_GATES["third"],
+                        "tooltip": "Gates of the third motion, such as 'eyes 1 + brows 0.5', or over time.",
+                    },
+                ),
+                "fourth": ("FACE_MOTION", {"tooltip": "Mixed over that result, if connected."}),
+                "fourth_gates": (
+                    "STRING",
+                    {
+                        "default": _THIRD_GATES["fourth"],
+                        "tooltip": "Gates of the fourth motion, such as 'pose 1', or over time.",
+                    },
+                ),
+            },
         }
 
-    def mix(self, base: FaceMotion, other: FaceMotion, **gates: float) -> tuple[FaceMotion]:
-        from ..core_models.motion.regions import mix_motion
+    def mix(
+        self,
+        base: FaceMotion,
+        other: FaceMotion,
+        gates_over_time: str = "",
+        third: FaceMotion | None = None,
+        third_gates: str = _THIRD_GATES["third"],
+        fourth: FaceMotion | None = None,
+        fourth_gates: str = _THIRD_GATES["fourth"],
+        **gates: float,
+    ) -> tuple[FaceMotion]:
+        from ..core_models.motion.region_gates import gates_from_text, mix_motions
 
-        return (mix_motion(base, other, gates),)
+        layers = [(other, gates, gates_over_time), (third, {}, third_gates), (fourth, {}, fourth_gates)]
+        layers = [layer for layer in layers if layer[0] is not None]
+        others, constant, texts = zip(*layers, strict=True)
+        return (mix_motions(base, others, constant, [gates_from_text(text) for text in texts]),)
 
 
 class AdjustMotion:
@@ -290,7 +165,7 @@ class ResampleMotion:
         return {
             "required": {
                 "motion": ("FACE_MOTION", {"tooltip": "The motion to resample."}),
-                "fps": ("FLOAT", {**_FPS_INPUT, "tooltip": "Frames per second wanted."}),
+                "fps": ("FLOAT", {**FPS_INPUT, "tooltip": "Frames per second wanted."}),
             }
         }
 

@@ -231,10 +231,15 @@ def _is_network(model: Any) -> bool:
 
 
 def _prepared(network: Any, handle: ModelHandle, owner: Host) -> Any:
-    """Return the network in the handle's dtype; standalone on its device too (in ComfyUI the patcher moves it)."""
+    """Return the network in the handle's dtype; standalone on its device too (in ComfyUI the patcher moves it).
+
+    A network with `chooses_precision` was built for that dtype and keeps parts of itself in another.
+    """
     import torch
 
-    network = network.eval().requires_grad_(False).to(getattr(torch, handle.dtype))
+    network = network.eval().requires_grad_(False)
+    if not getattr(network, "chooses_precision", False):
+        network = network.to(getattr(torch, handle.dtype))
     if _is_offloaded(handle):
         return _offloaded(network, handle.device)
     return network if owner.in_comfyui else network.to(handle.device)
@@ -270,8 +275,8 @@ def _network_bytes(network: Any) -> int:
 
 
 def _file_bytes(handle: ModelHandle) -> int:
-    path = Path(handle.path)
-    return path.stat().st_size if path.is_file() else 0
+    paths = [Path(path) for path in (handle.path, *handle.further_paths)]
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def budget_from_environment() -> int | None:

@@ -13,6 +13,11 @@ import pytest
 import torch
 from talking_portrait.core_models.key_tables import KEY_TABLES
 from talking_portrait.core_models.keypoint_diffusion.denoiser import Denoiser, DenoiserParameters
+from talking_portrait.core_models.motion.motion_extractor import MotionExtractor
+from talking_portrait.core_models.rendering.liveportrait import retargeting
+from talking_portrait.core_models.rendering.liveportrait.appearance import AppearanceFeatureExtractor
+from talking_portrait.core_models.rendering.liveportrait.generator import SpadeGenerator
+from talking_portrait.core_models.rendering.liveportrait.warping import WarpingModule
 from talking_portrait.core_models.strict_loading import KeyTable, map_keys, require_matching_keys
 
 
@@ -31,19 +36,28 @@ MODULES = [
         lambda: Denoiser(DenoiserParameters()),
         KEY_TABLES["kdtalker_pth"],
     ),
+    PublishedModule(
+        "liveportrait_kdtalker/state_dict_appearance_feature_extractor.json", AppearanceFeatureExtractor
+    ),
+    PublishedModule("liveportrait_kdtalker/state_dict_motion_extractor.json", MotionExtractor),
+    PublishedModule("liveportrait_kdtalker/state_dict_warping_module.json", WarpingModule),
+    PublishedModule("liveportrait_kdtalker/state_dict_spade_generator.json", SpadeGenerator),
+    PublishedModule(
+        "liveportrait_kdtalker/state_dict_stitching_stitching.json",
+        lambda: retargeting.RetargetingNetwork(retargeting.STITCHING_PARAMETERS),
+    ),
+    PublishedModule(
+        "liveportrait_kdtalker/state_dict_stitching_eye.json",
+        lambda: retargeting.RetargetingNetwork(retargeting.EYE_PARAMETERS),
+    ),
+    PublishedModule(
+        "liveportrait_kdtalker/state_dict_stitching_lip.json",
+        lambda: retargeting.RetargetingNetwork(retargeting.LIP_PARAMETERS),
+    ),
 ]
 
 AWAITED = {
-    "liveportrait_kdtalker": [
-        "appearance_feature_extractor",
-        "motion_extractor",
-        "spade_generator",
-        "stitching_eye",
-        "stitching_lip",
-        "stitching_stitching",
-        "warping_module",
-        "wav2lip_audio_encoder",
-    ],
+    "liveportrait_kdtalker": ["wav2lip_audio_encoder"],
     "actalker": [
         "adapter_module",
         "arcface_r50",

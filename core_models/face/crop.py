@@ -1,4 +1,4 @@
-"""Square crops around a face, possibly rotated, and pasting them back.
+"""Square crops around a face, possibly rotated. Pasting them back is in `pasting.py`.
 
 Coordinates everywhere: pixels, x right, y down, (0, 0) is the centre of the first pixel. An affine is (2, 3)
 float32 and maps (x, y, 1).
@@ -11,13 +11,13 @@ import math
 import cv2
 import numpy as np
 
-from .topology import EYE_LEFT_CONTOUR, EYE_RIGHT_CONTOUR, LIPS_CONTOUR, MESH_POINT_COUNT
+from .anchored_crop import CROP_SIZE, SOURCE_CROP_SCALE, SOURCE_CROP_VY_RATIO, anchored_square
 
-FACE_CROP_SIZE = 512
-FACE_CROP_SCALE = 2.3
-"""Crop side over the larger side of the landmarks' box: hair, neck and a little of the shoulders."""
-FACE_CROP_RISE = 0.125
-"""The crop's centre lies this share of its side above the landmarks' centre, to take in the hair."""
+FACE_CROP_SIZE = CROP_SIZE
+FACE_CROP_SCALE = SOURCE_CROP_SCALE
+"""Crop side over the larger side of the box from the brows to the chin: hair, neck and a little shoulder."""
+FACE_CROP_RISE = -SOURCE_CROP_VY_RATIO
+"""The crop's centre lies this share of its side above that box's centre, to take in the hair."""
 
 
 def square_crop_to_frame(
@@ -47,33 +47,21 @@ def face_crop_to_frame(
     rise: float = FACE_CROP_RISE,
     cancel_roll: bool = True,
 ) -> np.ndarray:
-    """Return the (2, 3) affine from a square face crop to the frame.
+    """Return the (2, 3) affine from a square face crop to the frame: the crop LivePortrait cuts of a source.
 
-    landmarks: (478, 3) or (468, 3) pixels. scale: crop side over the larger side of the landmarks' box.
-    rise: how far above the box's centre the crop's centre lies, as a share of the side. cancel_roll: turn
-    the crop with the head, so that the line from the eyes to the lips is upright in it.
+    landmarks: (478, 2 or 3) or (468, 2 or 3) pixels. scale: crop side over the larger side of the box from
+    the brows to the chin and from ear to ear. rise: how far above the box's centre the crop's centre lies, as
+    a share of the side. cancel_roll: turn the crop with the head, so that the line from the eyes to the lips
+    is upright in it. How closely it agrees with the release is said in `anchored_crop.py`.
+    Raises ValueError for another number of landmarks, NaN, or landmarks that all fall on one point.
     """
-    points = np.asarray(landmarks, np.float64)[:MESH_POINT_COUNT, :2]
-    angle = face_roll(points) if cancel_roll else 0.0
-    axes = _rotation(angle)
-    turned = points @ axes
-    low, high = turned.min(axis=0), turned.max(axis=0)
-    side = scale * float((high - low).max())
-    centre = (low + high) / 2 - np.array([0, rise * side])
-    return square_crop_to_frame(axes @ centre, side, angle, crop_size)
+    square = anchored_square(landmarks, scale, vy_ratio=-rise)
+    return (square if cancel_roll else square.upright()).crop_to_frame(crop_size)
 
 
 def face_roll(points: np.ndarray) -> float:
     """Return degrees the face is turned clockwise on the picture, by the line from the eyes to the lips."""
-    eyes = points[list(EYE_LEFT_CONTOUR + EYE_RIGHT_CONTOUR), :2].mean(axis=0)
-    down = points[list(LIPS_CONTOUR), :2].mean(axis=0) - eyes
-    return math.degrees(math.atan2(-down[0], down[1])) if np.hypot(*down) > 1e-3 else 0.0
-
-
-def _rotation(angle: float) -> np.ndarray:
-    """Return (2, 2) whose columns are the crop's x and y axes on the picture."""
-    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    return np.array([[cosine, -sine], [sine, cosine]])
+    return math.degrees(anchored_square(points, FACE_CROP_SCALE).angle)
 
 
 def invert_affine(affine: np.ndarray) -> np.ndarray:
@@ -119,48 +107,3 @@ def crop_face(
     if finer == 1:
         return sampled
     return cv2.resize(sampled, (crop_size, crop_size), interpolation=cv2.INTER_AREA)
-
-
-def paste_back(
-    frame: np.ndarray, crop: np.ndarray, crop_to_frame: np.ndarray, mask: np.ndarray
-) -> np.ndarray:
-    """Return a copy of `frame` with `crop` laid over it through a soft mask.
-
-    frame: (H, W, 3) uint8; crop: (S, S, 3) uint8; crop_to_frame: (2, 3) affine; mask: (S, S) float 0..1 in
-    crop pixels, or (H, W) in frame pixels when its shape is the frame's and not the crop's.
-    Pixels where the mask is 0, and all pixels outside the crop, stay bit-equal to the frame's.
-    Raises ValueError when the mask fits neither.
-    """
-    height, width = frame.shape[:2]
-    if mask.shape not in (crop.shape[:2], (height, width)):
-        raise ValueError(
-            f"the mask has shape {mask.shape}; expected the crop's {crop.shape[:2]} "
-            f"or the frame's {(height, width)}"
-        )
-    left, top, right, bottom = _covered_box(crop_to_frame, crop.shape[0], width, height)
-    result = frame.copy()
-    if left >= right or top >= bottom:
-        return result
-    local = np.array(crop_to_frame, np.float64) - np.array([[0, 0, left], [0, 0, top]])
-    size = (right - left, bottom - top)
-    pasted = cv2.warpAffine(crop, local, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    inside = cv2.warpAffine(np.ones(crop.shape[:2], np.float32), local, size, flags=cv2.INTER_LINEAR)
-    if mask.shape == crop.shape[:2]:
-        share = cv2.warpAffine(np.asarray(mask, np.float32), local, size, flags=cv2.INTER_LINEAR)
-    else:
-        share = np.asarray(mask[top:bottom, left:right], np.float32) * inside
-    region = result[top:bottom, left:right]
-    blended = region + share[..., None] * (pasted.astype(np.float32) - region)
-    np.copyto(region, np.rint(blended).astype(np.uint8), where=(share > 0)[..., None])
-    return result
-
-
-def _covered_box(
-    crop_to_frame: np.ndarray, crop_size: int, width: int, height: int
-) -> tuple[int, int, int, int]:
-    """Return (left, top, right, bottom) of the frame pixels a crop covers, clipped to the frame."""
-    edge = crop_size - 0.5
-    corners = apply_affine(crop_to_frame, np.array([[-0.5, -0.5], [edge, -0.5], [-0.5, edge], [edge, edge]]))
-    left, top = np.floor(corners.min(axis=0)).astype(int)
-    right, bottom = np.ceil(corners.max(axis=0)).astype(int) + 1
-    return max(0, left), max(0, top), min(width, right), min(height, bottom)

@@ -6,23 +6,22 @@ and not whose face it was. The rules were found by trying on real clips.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..face.landmarker import DetectedFace, FaceNotFoundError
+from ..face.landmarker import DetectedFace
 from ..face.pose import fit_head_pose, pivot_position, rotation_angles, rotation_matrix
 from ..face.topology import EYE_OUTER_CORNER_LEFT, EYE_OUTER_CORNER_RIGHT, canonical_face
 from ..face.tracking import follow_face
 from ..types import BLENDSHAPE_INDEX, BLENDSHAPE_NAMES, BLENDSHAPES, FaceMotion, ProgressCallback
+from .missing_faces import faces_under_policy, previous_rows, report_missing, require_known_policy
+from .region_names import OPPOSITE_GAZES
 
 if TYPE_CHECKING:
     from ..face.landmarker import FaceLandmarker
-
-MISSING_FACE_POLICIES = ("error", "previous", "interpolate", "skip")
 
 ABSOLUTE_SHAPES = (
     *("jawOpen", "jawLeft", "jawRight", "jawForward", "mouthClose", "mouthLeft", "mouthRight"),
@@ -37,14 +36,6 @@ LARGEST_OPEN_EYE_READING = 0.45
 """A driver whose lids rest above this has closed eyes; open ones are then assumed to read this."""
 
 _BLINK = ("eyeBlinkLeft", "eyeBlinkRight")
-_OPPOSITE_GAZES = (
-    ("eyeLookInLeft", "eyeLookOutLeft"),
-    ("eyeLookInRight", "eyeLookOutRight"),
-    ("eyeLookUpLeft", "eyeLookDownLeft"),
-    ("eyeLookUpRight", "eyeLookDownRight"),
-)
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,10 +93,7 @@ def motion_from_faces(
     frame.
     Translation has no depth (z = 0): coming closer shows as scale.
     """
-    if on_missing_face not in MISSING_FACE_POLICIES:
-        raise ValueError(
-            f"on_missing_face is {on_missing_face!r}; choose one of {', '.join(MISSING_FACE_POLICIES)}"
-        )
+    require_known_policy(on_missing_face)
     if smoothing < 0:
         raise ValueError(f"smoothing is {smoothing}, expected 0 or more passes")
     readings, found = _read_all(faces, fps, frame_total, on_missing_face, progress)
@@ -124,24 +112,10 @@ def _read_all(
     """Return the readings of the frames that have the face, and (frames,) bool saying which those are."""
     rows: list[np.ndarray] = []
     found: list[bool] = []
-    for index, face in enumerate(faces):
-        if face is None and on_missing_face == "error":
-            raise FaceNotFoundError(
-                f"no face in frame {index} of the video (at {index / fps:.2f} s): use a video that shows the "
-                "face throughout, or set on_missing_face to previous, interpolate or skip"
-            )
+    for face in faces_under_policy(faces, fps, on_missing_face, frame_total, progress):
         found.append(face is not None)
         if face is not None:
             rows.append(_reading(face))
-        if progress is not None:
-            progress(index + 1, max(frame_total or 0, index + 1))
-    if not found:
-        raise ValueError("the video has no frames")
-    if not rows:
-        raise FaceNotFoundError(
-            f"no face in any of the video's {len(found)} frames: use a video in which a face fills at least "
-            "5 % of the width"
-        )
     table = np.stack(rows)
     count = len(BLENDSHAPE_NAMES)
     readings = _Readings(
@@ -158,20 +132,13 @@ def _reading(face: DetectedFace) -> np.ndarray:
 
 def _fill_missing(readings: _Readings, found: np.ndarray, policy: str, fps: float) -> _Readings:
     """Return readings for every frame (or, skipping, for those that have the face)."""
-    missing = np.flatnonzero(~found)
-    if not len(missing):
-        return readings
-    times = ", ".join(f"{index} ({index / fps:.2f} s)" for index in missing[:10])
-    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-    logger.warning(
-        "no face in %d of %d frames: %s%s; policy: %s", len(missing), len(found), times, more, policy
-    )
-    if policy == "skip":
+    report_missing(found, policy, fps)
+    if found.all() or policy == "skip":
         return readings
     known, wanted = np.flatnonzero(found), np.arange(len(found))
     if policy == "previous":
-        row = np.maximum(np.searchsorted(known, wanted, side="right") - 1, 0)
-        return _each(readings, lambda values: values[row])
+        rows = previous_rows(found)
+        return _each(readings, lambda values: values[rows])
     return _each(readings, lambda values: _interpolated(values, known, wanted))
 
 
@@ -249,7 +216,7 @@ def calibrate_expression(expression: np.ndarray) -> np.ndarray:
     for name in _BLINK:
         column = BLENDSHAPE_INDEX[name]
         result[:, column] = _eye_closure(expression[:, column])
-    for pair in _OPPOSITE_GAZES:
+    for pair in OPPOSITE_GAZES:
         towards, away = (BLENDSHAPE_INDEX[name] for name in pair)
         direction = expression[:, towards] - expression[:, away]
         direction = direction - np.median(direction)

@@ -1,20 +1,18 @@
-"""Parts of the face: scaling them and mixing two tracks by them. Blendshape space only.
-
-The implicit keypoints of the other space are not tied to single parts; motion in it needs retargeting first.
-"""
+"""Parts of the face: scaling them, and mixing tracks by them, in either motion space."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from ..types import BLENDSHAPE_NAMES, BLENDSHAPES, FaceMotion
-from .region_names import MOTION_REGIONS, expect_known_regions, region_columns
+from ..types import BLENDSHAPES, FaceMotion
+from .region_names import KEYPOINT_REGIONS, MOTION_REGIONS, expect_known_regions, region_columns
 from .rotation import angles_from_quaternions, power, quaternions_from_angles, slerp
 from .track import resample_motion
 
-__all__ = ["MOTION_REGIONS", "mix_motion", "region_columns", "scale_motion"]
+__all__ = ["KEYPOINT_REGIONS", "MOTION_REGIONS", "mix_motion", "region_columns", "scale_motion"]
 
 
 LARGEST_GAIN = 3.0
@@ -25,65 +23,89 @@ END_FADE = 0.2
 def scale_motion(motion: FaceMotion, gains: Mapping[str, float]) -> FaceMotion:
     """Return the motion with each named region stronger or weaker.
 
-    gains: {region: 0..3}; 0 is rest, 1 leaves it, regions not named stay. Coefficients are clipped to 0..1.
+    gains: {region: 0..3}; 0 is rest, 1 leaves it, regions not named stay. Blendshapes are clipped to 0..1.
     The pose turns by `gain` times the angle about the same axis, and scale is raised to the power `gain`.
-    Raises ValueError for an unknown region, a gain outside 0..3, or motion of the other space.
+    Raises ValueError for an unknown region or a gain outside 0..3.
     """
-    motion.require_space(BLENDSHAPES)
     expect_known_regions(gains)
     for region, gain in gains.items():
         if not 0 <= gain <= LARGEST_GAIN:
             raise ValueError(f"the gain of {region!r} is {gain}, expected 0 to {LARGEST_GAIN:g}")
-    factors = np.ones(len(BLENDSHAPE_NAMES))
+    factors = np.ones(motion.expression.shape[1])
     for region, gain in gains.items():
-        factors[region_columns([region])] = gain
+        factors[region_columns([region], motion.space)] = gain
     pose = float(gains.get("pose", 1.0))
     turned = power(quaternions_from_angles(motion.rotation), pose)
-    return FaceMotion(
-        space=motion.space,
-        fps=motion.fps,
-        expression=np.clip(motion.expression * factors, 0, 1),
+    return replace(
+        motion,
+        expression=_within_range(motion.expression * factors, motion.space),
         rotation=motion.rotation if pose == 1 else angles_from_quaternions(turned),
         translation=motion.translation * pose,
         scale=motion.scale**pose,
     )
 
 
+def _within_range(expression: np.ndarray, space: str) -> np.ndarray:
+    return np.clip(expression, 0, 1) if space == BLENDSHAPES else expression
+
+
 def mix_motion(base: FaceMotion, other: FaceMotion, gates: Mapping[str, float | np.ndarray]) -> FaceMotion:
     """Return `base` with regions taken from `other`: per region base + gate (other - base).
 
     gates: {region: 0..1, or an (N,) array of them over the base's N frames}; others stay the base's.
-    Rotations are mixed along the shortest arc, scale in its logarithm.
+    Both are movements away from a rest, and so is the mix; what the base's rest reads stays with it. Rotations are
+    mixed along the shortest arc, scale in its logarithm, opening ratios where both tracks know them.
     `other` is resampled to the base's rate. The result is as long as the base: what is longer in `other` is
     left out; where it ends earlier, the base takes over within the last 0.2 s before its end.
-    Raises ValueError for an unknown region, a gate outside 0..1 or of another length, or the other space.
+    Raises ValueError for an unknown region, a gate outside 0..1 or of another length, or tracks of two spaces.
     """
-    base.require_space(BLENDSHAPES)
-    other.require_space(BLENDSHAPES)
+    if base.space != other.space:
+        raise ValueError(
+            f"cannot mix motion in the {other.space} space into {base.space}: put a 'Retarget Motion' node behind "
+            "the one in blendshapes"
+        )
     expect_known_regions(gates)
     other = resample_motion(other, base.fps)
     present = _presence(other.frame_count, base.frame_count, base.fps)
     rows = np.minimum(np.arange(base.frame_count), other.frame_count - 1)
     weights = {name: _gate(name, value, base.frame_count) * present for name, value in gates.items()}
-    share = np.zeros((base.frame_count, len(BLENDSHAPE_NAMES)))
+    share = np.zeros(base.expression.shape)
     for region, weight in weights.items():
-        share[:, region_columns([region])] = weight[:, None]
+        share[:, region_columns([region], base.space)] = weight[:, None]
     expression = base.expression + share * (other.expression[rows] - base.expression)
-    return _with_mixed_pose(base, other, rows, weights.get("pose"), np.clip(expression, 0, 1))
+    mixed = replace(
+        base,
+        expression=_within_range(expression, base.space),
+        openings=_mixed_openings(base, other, rows, weights),
+    )
+    return _with_mixed_pose(mixed, other, rows, weights.get("pose"))
+
+
+def _mixed_openings(
+    base: FaceMotion, other: FaceMotion, rows: np.ndarray, weights: Mapping[str, np.ndarray]
+) -> np.ndarray | None:
+    """Return (N, 3) opening ratios: the eyes' by the gate of the eyes, the lips' by that of the jaw."""
+    if base.openings is None or other.openings is None:
+        return None
+    none = np.zeros(base.frame_count)
+    eyes, lips = weights.get("eyes", none), weights.get("jaw", none)
+    share = np.stack([eyes, eyes, lips], axis=1)
+    return base.openings + share * (other.openings[rows] - base.openings)
 
 
 def _with_mixed_pose(
-    base: FaceMotion, other: FaceMotion, rows: np.ndarray, weight: np.ndarray | None, expression: np.ndarray
+    base: FaceMotion, other: FaceMotion, rows: np.ndarray, weight: np.ndarray | None
 ) -> FaceMotion:
     if weight is None:
-        rotation, translation, scale = base.rotation, base.translation, base.scale
-    else:
-        start = quaternions_from_angles(base.rotation)
-        turned = slerp(start, quaternions_from_angles(other.rotation[rows]), weight)
-        rotation = angles_from_quaternions(turned)
-        translation = base.translation + weight[:, None] * (other.translation[rows] - base.translation)
-        scale = np.exp(np.log(base.scale) + weight * (np.log(other.scale[rows]) - np.log(base.scale)))
-    return FaceMotion(base.space, base.fps, expression, rotation, translation, scale)
+        return base
+    start = quaternions_from_angles(base.rotation)
+    turned = slerp(start, quaternions_from_angles(other.rotation[rows]), weight)
+    return replace(
+        base,
+        rotation=angles_from_quaternions(turned),
+        translation=base.translation + weight[:, None] * (other.translation[rows] - base.translation),
+        scale=np.exp(np.log(base.scale) + weight * (np.log(other.scale[rows]) - np.log(base.scale))),
+    )
 
 
 def _presence(other_frames: int, base_frames: int, fps: float) -> np.ndarray:

@@ -6,7 +6,8 @@ different rates are compared at the middles of their frames, and nothing drifts 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -73,13 +74,15 @@ def _blended(
         quaternions_from_angles(second.rotation[second_rows]),
         weight,
     )
-    return FaceMotion(
-        space=first.space,
+    known = first.openings is not None and second.openings is not None
+    return replace(
+        first,
         fps=fps,
         expression=mixed(first.expression[first_rows], second.expression[second_rows]),
         rotation=angles_from_quaternions(turned),
         translation=mixed(first.translation[first_rows], second.translation[second_rows]),
         scale=np.exp(mixed(np.log(first.scale[first_rows]), np.log(second.scale[second_rows]))),
+        openings=mixed(first.openings[first_rows], second.openings[second_rows]) if known else None,
     )
 
 
@@ -90,7 +93,7 @@ def _averaged(motion: FaceMotion, source: Fraction, wanted: Fraction, count: int
     averaged = _span_means(rows, borders)
     if motion.space == BLENDSHAPES:
         averaged = _with_closures(rows, averaged, borders)
-    return _from_table(averaged, motion.space, fps)
+    return _from_table(averaged, motion, fps)
 
 
 def _span_means(rows: np.ndarray, borders: np.ndarray) -> np.ndarray:
@@ -141,21 +144,28 @@ def mouth_aperture(expression: np.ndarray) -> np.ndarray:
 
 
 def _table(motion: FaceMotion) -> np.ndarray:
-    """Return (N, C) float64 rows that may be averaged: expression, translation, log scale, quaternion."""
+    """Return (N, C) float64 rows that may be averaged: expression, translation, log scale, quaternion, openings.
+
+    A track without openings has no columns for them.
+    """
     quaternions = without_sign_flips(quaternions_from_angles(motion.rotation))
     log_scale = np.log(motion.scale.astype(np.float64))[:, None]
-    return np.concatenate([motion.expression, motion.translation, log_scale, quaternions], axis=1)
+    openings = [] if motion.openings is None else [motion.openings]
+    return np.concatenate([motion.expression, motion.translation, log_scale, quaternions, *openings], axis=1)
 
 
-def _from_table(rows: np.ndarray, space: str, fps: float) -> FaceMotion:
-    expression, translation, log_scale, quaternions = np.split(rows, [-8, -5, -4], axis=1)
-    return FaceMotion(
-        space=space,
+def _from_table(rows: np.ndarray, motion: FaceMotion, fps: float) -> FaceMotion:
+    """Return `motion` with the rows of a table (of as many frames as there are rows) in place of its own."""
+    starts = np.cumsum([motion.expression.shape[1], 3, 1, 4])
+    expression, translation, log_scale, quaternions, openings = np.split(rows, starts, axis=1)
+    return replace(
+        motion,
         fps=fps,
         expression=expression,
         rotation=angles_from_quaternions(quaternions),
         translation=translation,
         scale=np.exp(log_scale[:, 0]),
+        openings=None if motion.openings is None else openings,
     )
 
 
@@ -178,13 +188,15 @@ def slice_motion(motion: FaceMotion, start: float = 0.0, stop: float | None = No
 
 
 def _rows(motion: FaceMotion, rows: slice) -> FaceMotion:
-    return FaceMotion(
-        space=motion.space,
-        fps=motion.fps,
-        expression=motion.expression[rows],
-        rotation=motion.rotation[rows],
-        translation=motion.translation[rows],
-        scale=motion.scale[rows],
+    return map_frames(motion, lambda values: values[rows])
+
+
+def map_frames(motion: FaceMotion, change: Callable[[np.ndarray], np.ndarray]) -> FaceMotion:
+    """Return the motion with `change` (which picks or repeats frames) made to each of its tracks."""
+    names = ("expression", "rotation", "translation", "scale", "openings")
+    tracks = {name: getattr(motion, name) for name in names}
+    return replace(
+        motion, **{name: None if values is None else change(values) for name, values in tracks.items()}
     )
 
 
@@ -231,8 +243,8 @@ def smooth_motion(
     """Return the motion smoothed along time; the ends are repeated, lengths stay.
 
     passes: how often the kernel [1 2 1] / 4 is run. sigma: seconds, the width of a Gaussian. Both may act.
-    regions: only these of MOTION_REGIONS are smoothed (blendshape space). None smooths everything except
-    blinks, which last only a few frames; name "eyes" to smooth those too.
+    regions: only these of MOTION_REGIONS are smoothed. None smooths everything except blinks (of implicit
+    keypoints: the eyes), which last only a few frames; name "eyes" to smooth those too.
     """
     if passes < 0 or sigma < 0:
         raise ValueError(f"passes is {passes} and sigma is {sigma}, expected 0 or more")
@@ -240,7 +252,7 @@ def smooth_motion(
     smooth = smoothed_rows(rows, passes, sigma * motion.fps)
     keep = _columns_to_keep(motion, regions)
     smooth[:, keep] = rows[:, keep]
-    return _from_table(smooth, motion.space, motion.fps)
+    return _from_table(smooth, motion, motion.fps)
 
 
 def smoothed_rows(rows: np.ndarray, passes: int, sigma: float) -> np.ndarray:
@@ -262,12 +274,19 @@ def _convolved(rows: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def _columns_to_keep(motion: FaceMotion, regions: Collection[str] | None) -> list[int]:
-    """Return the columns of `_table` that smoothing leaves alone."""
+    """Return the columns of `_table` that smoothing leaves alone; opening ratios are always among them."""
     size = motion.expression.shape[1]
+    movement = size + _POSE_COLUMNS
+    openings = list(range(movement, movement + (0 if motion.openings is None else motion.openings.shape[1])))
     if regions is None:
-        return [BLENDSHAPE_INDEX[name] for name in _BLINKS] if motion.space == BLENDSHAPES else []
-    motion.require_space(BLENDSHAPES)
-    smoothed = set(region_columns(regions))
+        return [*_blinking_columns(motion.space), *openings]
+    smoothed = set(region_columns(regions, motion.space))
     if "pose" in regions:
-        smoothed |= set(range(size, size + _POSE_COLUMNS))
-    return [index for index in range(size + _POSE_COLUMNS) if index not in smoothed]
+        smoothed |= set(range(size, movement))
+    return [*(index for index in range(movement) if index not in smoothed), *openings]
+
+
+def _blinking_columns(space: str) -> list[int]:
+    if space == BLENDSHAPES:
+        return [BLENDSHAPE_INDEX[name] for name in _BLINKS]
+    return region_columns(["eyes"], space)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from ..audio.decode import Sound
 from ..audio.frame_clock import frame_count, sample_count
 from ..audio.resample import with_length
 from ..types import FaceMotion
+from .track import map_frames
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,4 @@ def match_motion_to_sound(motion: FaceMotion, sound: Sound) -> tuple[FaceMotion,
 
 
 def _held(motion: FaceMotion, frames: int) -> FaceMotion:
-    def extended(values: np.ndarray) -> np.ndarray:
-        return np.concatenate([values, np.repeat(values[-1:], frames, axis=0)])
-
-    names = ("expression", "rotation", "translation", "scale")
-    return replace(motion, **{name: extended(getattr(motion, name)) for name in names})
+    return map_frames(motion, lambda values: np.concatenate([values, np.repeat(values[-1:], frames, axis=0)]))

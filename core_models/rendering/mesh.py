@@ -135,6 +135,11 @@ class MeshRenderer:
         self._bare_lips = make_bare_lips(picture, points) if self._is_open else None
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the frames in pixels."""
+        return self.portrait.size
+
+    @property
     def moving_region(self) -> np.ndarray:
         """(H, W) bool: the only pixels that may ever differ from the photo."""
         width, height = self.portrait.size

@@ -276,8 +276,12 @@ class TestSmooth:
             smooth_motion(waving(10, 25), passes=-1)
         with pytest.raises(ValueError, match="unknown face region 'nose'"):
             smooth_motion(waving(10, 25), passes=1, regions=["nose"])
-        with pytest.raises(ValueError, match="Retarget Motion"):
-            smooth_motion(waving(10, 25, IMPLICIT_KEYPOINTS), passes=1, regions=["lips"])
+
+    def test_implicit_keypoints_of_the_eyes_are_kept(self):
+        shaky = waving(30, 25, IMPLICIT_KEYPOINTS)
+        smooth = smooth_motion(shaky, passes=2)
+        changed = np.abs(smooth.expression - shaky.expression).reshape(30, 21, 3).max(axis=(0, 2)) > 1e-6
+        assert not changed[[11, 13, 15, 16, 18]].any()
 
 
 angles = st.tuples(st.floats(-89, 89), st.floats(-179, 179), st.floats(-179, 179)).map(np.array)

@@ -8,8 +8,11 @@ import pytest
 from talking_portrait.core_models.audio.frame_clock import exact_rate, sample_count
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKFLOWS = ("audio_only", "combined", "emotion", "motion_only")
-NEED_DETECTOR = ("combined", "motion_only")
+WORKFLOWS = ("audio_only", "combined", "emotion", "expression_edit", "film_edit", "motion_only")
+NEED_DETECTOR = ("combined", "film_edit", "motion_only")
+SILENT = ("expression_edit", "motion_only")
+USE_RENDERER = ("combined", "expression_edit", "film_edit", "motion_only")
+"""Those in which LivePortrait can be chosen in place of the mesh."""
 DRAWN_ONLY = ("MarkdownNote", "Note")
 
 each_workflow = pytest.mark.parametrize("name", WORKFLOWS)
@@ -109,7 +112,7 @@ def test_an_id_means_the_same_node_everywhere():
     assert all(len(names) == 1 for names in classes.values()), classes
 
 
-@pytest.mark.parametrize("name", ["audio_only", "emotion"])
+@pytest.mark.parametrize("name", sorted(set(WORKFLOWS) - set(NEED_DETECTOR)))
 def test_needs_no_face_detector(name):
     assert not any(node["class_type"] == "TP_LoadFaceDetector" for node in api_form(name).values())
 
@@ -125,13 +128,14 @@ def finished_run(tmp_path_factory, request):
     runs: dict[str, tuple] = {}
 
     def run(name: str) -> tuple:
-        if name != "motion_only" and not EMBEDDED_POCKET.is_file():
+        if name not in SILENT and not EMBEDDED_POCKET.is_file():
             pytest.skip("the pocket model has not been trained yet")
         bundle = request.getfixturevalue("face_bundle") if name in NEED_DETECTOR else None
         if name not in runs:
             folder = tmp_path_factory.mktemp(name)
             graph = api_form(name)
-            graph["3"]["inputs"]["largest_side"] = 192
+            for node_id in {"3", "11"} & set(graph):
+                graph[node_id]["inputs"]["largest_side"] = 192
             with pytest.MonkeyPatch.context() as patch, host().using_folders(folder, folder, folder):
                 patch.setenv("TALKING_PORTRAIT_MODELS", str(bundle.parent) if bundle else "")
                 report = GraphExecutor(node_classes()).run(graph, ui_form(name))
@@ -154,7 +158,7 @@ def test_runs_with_nothing_uploaded(name, finished_run):
     assert sum(1 for _ in read_video_frames(path)) == len(frames)
     assert exact_rate(read_video_frames(path).fps) == exact_rate(fps)
     assert json.loads(read_metadata(path)["workflow"]) == ui_form(name)
-    if name == "motion_only":
+    if name in SILENT:
         assert audio is None
         return
     assert audio["waveform"].shape[2] == sample_count(len(frames), fps, audio["sample_rate"])
@@ -181,3 +185,48 @@ def test_emotion_changes_what_is_spoken(finished_run):
     plain, moved = (finished_run(name)[0].values["7"][0][0] for name in ("audio_only", "emotion"))
     smile = [motion.blendshape("mouthSmileLeft")[5:30].mean() for motion in (plain, moved)]
     assert smile[1] > smile[0] + 0.05  # its first keyframe is happy
+
+
+@pytest.mark.parametrize("name", USE_RENDERER)
+def test_liveportrait_chosen_and_missing_says_how_to_get_it(name, tmp_path, monkeypatch, request):
+    """The graph is valid; running it ends with the command that fetches the files, and with no file written."""
+    from talking_portrait.headless.executor import GraphExecutor, NodeFailedError
+    from talking_portrait.headless.registry import node_classes
+    from talking_portrait.headless.validation import validate_graph
+    from talking_portrait.runtime.host import host
+    from talking_portrait.runtime.weights import WeightNotFoundError
+
+    graph = api_form(name)
+    (loader,) = [node for node in graph.values() if node["class_type"] == "TP_LoadLivePortrait"]
+    loader["inputs"]["model"] = "LivePortrait"
+    validate_graph(graph, node_classes()).raise_if_failed(graph)
+    for variable in ("HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(variable, str(tmp_path / "nothing"))
+    bundle = request.getfixturevalue("face_bundle") if name in NEED_DETECTOR else None
+    monkeypatch.setenv("TALKING_PORTRAIT_MODELS", str(bundle.parent) if bundle else "")
+    here = host().using_folders(tmp_path, tmp_path / "output", tmp_path)
+    with here, pytest.raises(NodeFailedError, match="Load LivePortrait") as failure:
+        GraphExecutor(node_classes()).run(graph, ui_form(name))
+    missing = failure.value.__cause__
+    assert isinstance(missing, WeightNotFoundError)
+    assert "talking-portrait weights fetch liveportrait" in str(missing)
+    assert "warping_module" in str(missing)
+    assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_the_film_keeps_everything_but_the_mouth(finished_run):
+    """Lips follow the new words; outside the lower face the film stays as it was filmed."""
+    report, _ = finished_run("film_edit")
+    ((frames,), _, _) = report.values["8"]
+    ((film,), _) = report.values["20"]
+    rows = film.rows(len(frames))
+    shares = []
+    for frame, row in zip(frames, rows, strict=True):
+        portrait = film.portraits[row]
+        changed = np.abs(frame.numpy() * 255 - portrait.frame).max(axis=2) > 1
+        shares.append(changed.mean())
+        if changed.any():
+            assert np.flatnonzero(changed.any(axis=1))[0] > portrait.landmarks[[33, 263], 1].min(), (
+                "eyes stay"
+            )
+    assert max(shares) > 0.01

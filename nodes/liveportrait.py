@@ -1,0 +1,264 @@
+"""LivePortrait: its networks as a handle, and motion fitted to a portrait in implicit keypoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..core_models.types import FaceMotion, Portrait, PortraitVideo, RendererModels
+
+CATEGORY = "TalkingPortrait/LivePortrait"
+
+MESH = "mesh (embedded, no weights)"
+_RELEASES = {"LivePortrait": "people", "LivePortrait animals": "animals"}
+"""What the menu shows, and the release it means."""
+
+RENDERER_INPUT = (
+    "RENDERER",
+    {
+        "tooltip": "From Load LivePortrait, which also offers the mesh renderer. Not connected means the mesh renderer."
+    },
+)
+
+
+class LoadLivePortrait:
+    """LivePortrait's networks, or the mesh renderer, as a handle."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Chooses what draws the portrait: LivePortrait's networks (published weights, MIT), or the embedded mesh "
+        "renderer. Connect it to every node with a renderer socket; changing the menu then changes all of them. "
+        "Nothing is fetched unless you switch it on."
+    )
+    RETURN_TYPES = ("RENDERER",)
+    RETURN_NAMES = ("renderer",)
+    OUTPUT_TOOLTIPS = ("For Motion from Video, Retarget Motion, Stitch and the Warping Renderer.",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        models = [*_RELEASES, MESH]
+        return {
+            "required": {
+                "model": (
+                    models,
+                    {"default": models[0], "tooltip": "Whose face it is, or the mesh renderer."},
+                ),
+                "precision": (
+                    ["auto", "float32", "bfloat16", "float16"],
+                    {
+                        "default": "auto",
+                        "tooltip": "How the frames are computed. auto: float16 on a graphics card, float32 "
+                        "elsewhere. bfloat16 is quicker on processors made for it, and a little less exact.",
+                    },
+                ),
+                "compile": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Let torch.compile work on the networks first: a minute's wait for the "
+                        "first frame, then quicker ones. Worth it for long videos.",
+                    },
+                ),
+                "download_if_missing": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Fetch the files (about 520 MB) when no models folder holds them.",
+                    },
+                ),
+            }
+        }
+
+    def load(
+        self, model: str, precision: str, compile: bool, download_if_missing: bool
+    ) -> tuple[RendererModels]:
+        from ..core_models.types import RendererModels
+        from ..runtime.host import host
+        from ..runtime.renderer_models import liveportrait_models
+
+        if model == MESH:
+            return (RendererModels(),)
+        progress = host().progress(1).update
+        release = _RELEASES[model]
+        return (liveportrait_models(release, precision, compile, download_if_missing, progress),)
+
+
+def _switch(default: bool, tooltip: str) -> tuple[str, dict[str, Any]]:
+    return "BOOLEAN", {"default": default, "tooltip": tooltip}
+
+
+class Stitch:
+    """Motion in implicit keypoints fitted to one portrait."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Fits a driver's motion to the portrait as LivePortrait does: relative or absolute, all of it or one "
+        "region, stitched so that neck and shoulders stay, eyes and lips retargeted. Motion for the mesh "
+        "renderer needs none of this and passes through unchanged."
+    )
+    RETURN_TYPES = ("FACE_MOTION",)
+    RETURN_NAMES = ("motion",)
+    OUTPUT_TOOLTIPS = ("The motion for this portrait; connect it to the Warping Renderer.",)
+    FUNCTION = "fit"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "motion": ("FACE_MOTION", {"tooltip": "The driver's motion."}),
+                "portrait": ("PORTRAIT", {"tooltip": "Who is to move: a picture, or a film that is edited."}),
+                "renderer": RENDERER_INPUT,
+                "mode": (
+                    ["relative", "absolute"],
+                    {
+                        "default": "relative",
+                        "tooltip": "relative adds how the driver moves to how the portrait looks; absolute "
+                        "makes the portrait look as the driver does.",
+                    },
+                ),
+                "region": (
+                    ["all", "expression", "pose", "lips", "eyes"],
+                    {"default": "all", "tooltip": "What follows the driver; the rest stays the portrait's."},
+                ),
+                "stitching": _switch(True, "Keep neck and shoulders where the picture has them."),
+                "strength": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.0,
+                        "max": 3.0,
+                        "step": 0.05,
+                        "tooltip": "Factor for the whole movement.",
+                    },
+                ),
+                "fit_expression": _switch(
+                    False,
+                    "Scale the movement by the size of the two faces (expression-friendly). Relative "
+                    "driving of a picture by a video only.",
+                ),
+                "close_lips": _switch(
+                    False, "First close lips that the portrait shows apart. Relative mode only."
+                ),
+                "eye_retargeting": _switch(
+                    False,
+                    "Open the eyes as far as the driver's are open. In relative mode the rest of the motion "
+                    "is dropped unless keep_motion is on.",
+                ),
+                "lip_retargeting": _switch(
+                    False,
+                    "Open the lips as far as the driver's are open. In relative mode the rest of the motion "
+                    "is dropped unless keep_motion is on.",
+                ),
+                "keep_motion": _switch(
+                    False, "Add eye and lip retargeting to the motion, not instead of it."
+                ),
+                "keep_source_eyes": _switch(
+                    False, "Of a film, keep the eyes as open as they are in its first frame."
+                ),
+                "smoothing": (
+                    "FLOAT",
+                    {
+                        "default": 3e-7,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 1e-7,
+                        "round": 1e-9,
+                        "tooltip": "Of a film: how much the composed motion is smoothed, as the observation "
+                        "variance of a Kalman smoother; 0.00001 is strong.",
+                    },
+                ),
+            }
+        }
+
+    def fit(
+        self,
+        motion: FaceMotion,
+        portrait: Portrait | PortraitVideo,
+        renderer: RendererModels,
+        **settings: Any,
+    ) -> tuple[FaceMotion]:
+        from ..core_models.motion.keypoint_driving import DrivingParameters
+        from ..core_models.rendering.liveportrait.portrait_motion import stitched_motion
+        from ..core_models.types import MESH_RENDERER
+        from ..runtime.host import host
+        from ..runtime.renderer_models import motion_extractor, retargeting_networks
+
+        motion.require_space(renderer.space)
+        if renderer.kind == MESH_RENDERER:
+            return (motion,)
+        parameters = DrivingParameters(**settings)
+        progress = host().progress(1).update
+        with motion_extractor(renderer) as extractor, retargeting_networks(renderer) as networks:
+            return (stitched_motion(motion, portrait, parameters, extractor, networks, progress),)
+
+
+class RetargetMotion:
+    """Motion in blendshapes as motion for LivePortrait."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Turns motion in blendshapes (from speech, from a table of an iPhone, from a video read for the mesh "
+        "renderer) into implicit keypoints, so that it drives LivePortrait. Motion that fits the renderer "
+        "already passes through unchanged."
+    )
+    RETURN_TYPES = ("FACE_MOTION",)
+    RETURN_NAMES = ("motion",)
+    OUTPUT_TOOLTIPS = ("The motion in the renderer's space.",)
+    FUNCTION = "retarget"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "motion": ("FACE_MOTION", {"tooltip": "Motion in blendshapes."}),
+                "portrait": (
+                    "PORTRAIT",
+                    {"tooltip": "Who is to move: the size of the face in its crop is needed."},
+                ),
+                "renderer": RENDERER_INPUT,
+                "strength": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.0,
+                        "max": 2.0,
+                        "step": 0.05,
+                        "tooltip": "Factor for the expression.",
+                    },
+                ),
+            },
+            "optional": {
+                "calibration": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "Path of a calibration file, as 'talking-portrait calibrate' writes it. Empty: the "
+                        "shipped table.",
+                    },
+                ),
+            },
+        }
+
+    def retarget(
+        self,
+        motion: FaceMotion,
+        portrait: Portrait | PortraitVideo,
+        renderer: RendererModels,
+        strength: float,
+        calibration: str = "",
+    ) -> tuple[FaceMotion]:
+        from ..core_models.motion.blendshape_retargeting import (
+            default_basis,
+            face_geometry,
+            retarget_motion,
+        )
+        from ..core_models.motion.retargeting_calibration import load_basis
+        from ..core_models.rendering.liveportrait.portrait_reading import portraits_of
+        from ..runtime.input_files import input_path
+
+        if motion.space == renderer.space:
+            return (motion,)
+        motion.require_space("blendshapes")
+        basis = load_basis(input_path(calibration)) if calibration.strip() else default_basis()
+        return (retarget_motion(motion, basis, face_geometry(portraits_of(portrait)[0]), strength),)

@@ -1,0 +1,184 @@
+"""LivePortrait's files on this machine as model handles, and its networks from the shared cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core_models.types import LIVEPORTRAIT_RENDERER, ModelHandle, RendererModels
+from .host import host
+from .model_cache import model_cache
+from .weights import WeightNotFoundError, fetch_weight, find_weight
+
+if TYPE_CHECKING:
+    from ..core_models.motion.motion_extractor import MotionExtractor
+    from ..core_models.rendering.liveportrait.keypoint_renderer import KeypointNetworks
+    from ..core_models.rendering.liveportrait.retargeting import RetargetingNetworks
+
+LIVEPORTRAIT_ROWS: dict[str, tuple[str, ...]] = {
+    part: (f"liveportrait_{part}", f"liveportrait_{part}_pth")
+    for part in (
+        "appearance_feature_extractor",
+        "motion_extractor",
+        "warping_module",
+        "spade_generator",
+        "stitching_retargeting_module",
+    )
+}
+"""Part -> the manifest rows that will do, the first of which is the one that is fetched."""
+ANIMAL_ROWS: dict[str, tuple[str, ...]] = {
+    **{
+        part: (f"liveportrait_animals_{part}_v1_1",)
+        for part in ("appearance_feature_extractor", "motion_extractor", "warping_module", "spade_generator")
+    },
+    "stitching_retargeting_module": LIVEPORTRAIT_ROWS["stitching_retargeting_module"],
+}
+RELEASES = {"people": (LIVEPORTRAIT_ROWS, "liveportrait"), "animals": (ANIMAL_ROWS, "liveportrait_animals")}
+"""Which faces the networks were trained for -> their rows, and what to fetch to have all of them."""
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+COMPILED = "liveportrait_frame_generator_compiled"
+FRAME_GENERATOR = "liveportrait_frame_generator"
+
+
+def liveportrait_models(
+    release: str = "people",
+    precision: str = "auto",
+    compile_networks: bool = False,
+    download: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> RendererModels:
+    """Return handles of LivePortrait's networks.
+
+    release: "people" or "animals". precision: of warping and generating frames; "auto" is float16 on CUDA and
+    float32 elsewhere. compile_networks: let torch.compile work on them first. download: fetch what is missing.
+    Raises WeightNotFoundError (an OSError) that lists every missing file and the command that fetches them.
+    """
+    rows, to_fetch = RELEASES[release]
+    paths = _found_paths(rows, to_fetch, download, progress)
+    small = {"dtype": "float32"}
+    return RendererModels(
+        kind=LIVEPORTRAIT_RENDERER,
+        appearance=_handle("appearance_feature_extractor", paths, **small),
+        motion_extractor=_handle("motion_extractor", paths, **small),
+        frame_generator=ModelHandle(
+            name=COMPILED if compile_networks else FRAME_GENERATOR,
+            path=str(paths["warping_module"]),
+            further_paths=(str(paths["spade_generator"]),),
+            dtype=chosen_precision(precision),
+        ),
+        retargeting=_handle("stitching_retargeting_module", paths, **small),
+    )
+
+
+def chosen_precision(precision: str) -> str:
+    """Return the dtype's name that "auto" means on this host's device; others as they are."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return precision
+    return "float16" if host().device().type == "cuda" else "float32"
+
+
+def _handle(part: str, paths: dict[str, Path], dtype: str) -> ModelHandle:
+    return ModelHandle(name=f"liveportrait_{part}", path=str(paths[part]), dtype=dtype)
+
+
+def _found_paths(
+    rows: dict[str, tuple[str, ...]],
+    to_fetch: str,
+    download: bool,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    missing: dict[str, str] = {}
+    for part, names in rows.items():
+        found = _first_found(names)
+        if found is None and download:
+            found = fetch_weight(names[0], progress)
+        if found is None:
+            missing[part] = names[0]
+        else:
+            paths[part] = found
+    if missing:
+        raise WeightNotFoundError(_missing_message(missing, to_fetch))
+    return paths
+
+
+def _first_found(names: tuple[str, ...]) -> Path | None:
+    for name in names:
+        try:
+            return find_weight(name)
+        except WeightNotFoundError:
+            continue
+    return None
+
+
+def _missing_message(missing: dict[str, str], to_fetch: str) -> str:
+    folder = host().model_folders("liveportrait")[0]
+    return (
+        f"LivePortrait's files are not on this computer: {', '.join(missing)}. Run 'talking-portrait weights fetch "
+        f"{to_fetch}', or switch on 'download_if_missing' in Load LivePortrait, or put them into {folder}. To go on "
+        "without them, choose the mesh renderer in Load LivePortrait"
+    )
+
+
+def require_liveportrait(models: RendererModels | None, wanted_for: str) -> RendererModels:
+    """Return the models. Raises ValueError unless they are LivePortrait's."""
+    if models is None or models.kind != LIVEPORTRAIT_RENDERER:
+        raise ValueError(
+            f"{wanted_for} needs LivePortrait: connect a Load LivePortrait node and choose it there"
+        )
+    return models
+
+
+@contextmanager
+def motion_extractor(models: RendererModels) -> Iterator[MotionExtractor]:
+    """Give the motion extractor from the shared cache, for use in a `with`."""
+    from ..core_models.rendering.liveportrait.loading import load_motion_extractor
+
+    handle = require_liveportrait(models, "reading implicit keypoints").motion_extractor
+    with model_cache().use(handle, lambda wanted: load_motion_extractor(wanted.path)) as network:
+        yield network
+
+
+@contextmanager
+def retargeting_networks(models: RendererModels) -> Iterator[RetargetingNetworks]:
+    """Give the stitching, eye and lip networks from the shared cache, for use in a `with`."""
+    from ..core_models.rendering.liveportrait.loading import load_retargeting_networks
+
+    handle = require_liveportrait(models, "stitching").retargeting
+    with model_cache().use(handle, lambda wanted: load_retargeting_networks(wanted.path)) as networks:
+        yield networks
+
+
+@contextmanager
+def keypoint_networks(models: RendererModels) -> Iterator[KeypointNetworks]:
+    """Give all networks that rendering needs from the shared cache, for use in a `with`."""
+    from ..core_models.rendering.liveportrait.keypoint_renderer import KeypointNetworks
+    from ..core_models.rendering.liveportrait.loading import load_appearance_extractor
+
+    models = require_liveportrait(models, "rendering implicit keypoints")
+    cache = model_cache()
+    with ExitStack() as stack:
+        yield KeypointNetworks(
+            appearance=stack.enter_context(
+                cache.use(models.appearance, lambda wanted: load_appearance_extractor(wanted.path))
+            ),
+            motion_extractor=stack.enter_context(motion_extractor(models)),
+            frame_generator=stack.enter_context(cache.use(models.frame_generator, _frame_generator)),
+        )
+
+
+def _frame_generator(handle: ModelHandle) -> Any:
+    from ..core_models.rendering.liveportrait.frame_generator import FrameGenerator
+    from ..core_models.rendering.liveportrait.loading import load_generator, load_warping_module
+
+    return FrameGenerator(
+        load_warping_module(handle.path),
+        load_generator(handle.further_paths[0]),
+        precision=handle.dtype,
+        compile=handle.name == COMPILED,
+    )
