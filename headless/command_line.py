@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from ..runtime.host import StandaloneHost, WorkCancelledError, host
+from .calibrate_command import add_calibrate_arguments
 from .weights_command import add_weights_actions
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_nodes(commands)
     _add_train(commands)
     _add_weights(commands)
+    _add_calibrate(commands)
     return parser
 
 
@@ -131,6 +133,11 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 def _add_weights(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("weights", help="weight files: list, fetch, verify, convert")
     add_weights_actions(parser)
+
+
+def _add_calibrate(commands: argparse._SubParsersAction) -> None:
+    summary = "fit the retargeting of blendshapes to what LivePortrait makes of it"
+    add_calibrate_arguments(commands.add_parser("calibrate", help=summary, description=summary))
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -150,7 +150,7 @@ def _prepared_motion(
     """Return motion at a film's own rate and sound of equal length; the sound is None when there is no audio."""
     from ..core_models.audio.decode import sound_from_comfy
     from ..core_models.motion.with_sound import match_motion_to_sound
-    from ..core_models.rendering.liveportrait.portrait_motion import motion_at_film_rate
+    from ..core_models.rendering.film_motion import motion_at_film_rate
 
     motion = motion_at_film_rate(motion, portrait)
     return (motion, None) if audio is None else match_motion_to_sound(motion, sound_from_comfy(audio))

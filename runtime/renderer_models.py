@@ -173,12 +173,13 @@ def keypoint_networks(models: RendererModels) -> Iterator[KeypointNetworks]:
 
 
 def _frame_generator(handle: ModelHandle) -> Any:
-    from ..core_models.rendering.liveportrait.frame_generator import FrameGenerator
+    from ..core_models.rendering.liveportrait.frame_generator import FrameGenerator, default_method
     from ..core_models.rendering.liveportrait.loading import load_generator, load_warping_module
 
     return FrameGenerator(
         load_warping_module(handle.path),
         load_generator(handle.further_paths[0]),
         precision=handle.dtype,
-        compile=handle.name == COMPILED,
+        method=default_method(handle.device, handle.dtype),
+        compiled=handle.name == COMPILED,
     )

@@ -22,6 +22,7 @@ from .keypoint_geometry import (
     keypoint_rotation,
 )
 from .keypoint_retargeting import eye_delta, lip_delta, stitched
+from .track import map_frames
 
 if TYPE_CHECKING:
     from ..rendering.liveportrait.retargeting import RetargetingNetworks
@@ -102,28 +103,28 @@ def drive_keypoints(
     parameters: DrivingParameters | None = None,
     networks: RetargetingNetworks | None = None,
 ) -> KeypointReadings:
-    """Return the source as the driver moves it, N = motion.frame_count frames; its `keypoints` go to the warper.
+    """Return the source as the driver moves it, N frames; its `keypoints` go to the warper.
 
-    source: one reading (a picture) or N (a film, one for each frame of the motion).
-    motion: implicit keypoints; one frame is a driving picture, whose head pose is not followed in relative mode.
+    source: one reading (a picture), or one for each of the N frames of a film.
+    motion: implicit keypoints, N frames; or one, a driving picture, which drives every frame of a film and whose
+        head pose is not followed in relative mode.
     networks: for stitching and retargeting.
     Raises ValueError for motion of the other space, another number of source frames, absolute driving by a
     motion whose rest is not known, retargeting without the openings it needs, or networks that are missing.
     """
     parameters = parameters or DrivingParameters()
     _check(source, motion, parameters, networks)
-    composed = _composed(source, motion, parameters)
-    if source.frame_count == 1:
+    is_film, is_picture = source.frame_count > 1, motion.frame_count == 1
+    if is_film and is_picture:
+        motion = map_frames(motion, lambda values: np.repeat(values, source.frame_count, axis=0))
+    elif not is_film:
         source = _repeated(source, motion.frame_count)
+    composed = _composed(source, motion, parameters, is_film, is_picture)
     start, points = source.keypoints, composed.keypoints
-    if parameters.fit_expression and parameters.mode == RELATIVE and _is_still_by_film(source, motion):
+    if parameters.fit_expression and parameters.mode == RELATIVE and not is_film and not is_picture:
         points = start + (points - points[:1]) * hull_ratio(start[0], points[0])
     points = _retargeted(start, points, source, motion, parameters, networks)
     return with_keypoints(composed, start + (points - start) * parameters.strength)
-
-
-def _is_still_by_film(source: KeypointReadings, motion: FaceMotion) -> bool:
-    return motion.frame_count > 1 and np.ptp(source.keypoints, axis=0).max() == 0
 
 
 def _check(
@@ -133,7 +134,7 @@ def _check(
     networks: RetargetingNetworks | None,
 ) -> None:
     motion.require_space(IMPLICIT_KEYPOINTS)
-    if source.frame_count not in (1, motion.frame_count):
+    if motion.frame_count > 1 and source.frame_count not in (1, motion.frame_count):
         raise ValueError(
             f"the source film has {source.frame_count} frames and the motion {motion.frame_count}: resample or "
             "slice the motion to the film's rate and length"
@@ -163,11 +164,13 @@ def _repeated(source: KeypointReadings, count: int) -> KeypointReadings:
 
 
 def _composed(
-    source: KeypointReadings, motion: FaceMotion, parameters: DrivingParameters
+    source: KeypointReadings,
+    motion: FaceMotion,
+    parameters: DrivingParameters,
+    is_film: bool,
+    is_picture: bool,
 ) -> KeypointReadings:
     """Return the source with the driver's rotation, expression, scale and translation, before any network."""
-    is_film = source.frame_count > 1
-    source = source if is_film else _repeated(source, motion.frame_count)
     rotation, translation, scale = source.rotation, source.translation, source.scale
     relative = parameters.mode == RELATIVE
     if parameters.moves_pose:
@@ -178,24 +181,27 @@ def _composed(
             translation = moved + motion.rest.translation * _FLIP_Y
         elif not is_film:
             translation = source.translation + moved
-        if is_film and motion.frame_count > 1:
+        if is_film and not is_picture:
             rotation = kalman_smoothed(rotation, parameters.smoothing)
     if relative and parameters.region == "all" and not is_film:
         scale = source.scale * motion.scale
-    expression = _composed_expression(source, motion, parameters, is_film)
+    expression = _composed_expression(source, motion, parameters, is_film, is_picture)
     translation = translation * np.array([1.0, 1.0, 0.0])
     return KeypointReadings(source.canonical, expression, rotation, translation, scale, source.openings)
 
 
 def _composed_expression(
-    source: KeypointReadings, motion: FaceMotion, parameters: DrivingParameters, is_film: bool
+    source: KeypointReadings,
+    motion: FaceMotion,
+    parameters: DrivingParameters,
+    is_film: bool,
+    is_picture: bool,
 ) -> np.ndarray:
     """Return (N, 21, 3): the source's expression with the driven components replaced."""
     if not parameters.moves_expression:
         return source.expression
     offsets = motion.expression.astype(np.float64).reshape(-1, KEYPOINT_COUNT, 3)
     relative = parameters.mode == RELATIVE
-    is_picture = motion.frame_count == 1
     if relative:
         asked = source.expression + offsets
         if is_picture and not is_film and parameters.region == "eyes" and motion.rest is not None:

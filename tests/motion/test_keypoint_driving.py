@@ -129,6 +129,16 @@ class TestModes:
         np.testing.assert_allclose(driven.translation, film.translation, atol=1e-9)
         np.testing.assert_allclose(driven.scale, film.scale)
 
+    def test_a_picture_drives_every_frame_of_a_film(self):
+        """Its expression is added to each frame's own; the film keeps its head movement."""
+        film, picture = made_readings(0, 5), motion_from_readings(made_readings(1, 1), 25.0)
+        driven = drive_keypoints(film, picture, PLAIN)
+        assert driven.frame_count == 5
+        np.testing.assert_allclose(driven.rotation, film.rotation, atol=1e-6)
+        added = driven.expression[:, 20] - film.expression[:, 20]
+        np.testing.assert_allclose(added, np.repeat(added[:1], 5, axis=0), atol=1e-6)
+        assert np.abs(added).max() > 1e-3
+
     def test_nothing_is_changed_in_place(self, networks):
         source, motion = made_readings(0, 1), motion_from_readings(made_readings(1, 4), 25.0)
         source.translation[:, 2] = 0.3  # the release writes its zero into what it was given

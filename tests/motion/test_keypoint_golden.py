@@ -196,10 +196,13 @@ def test_driving_in_every_mode(drive_case, assert_agrees):
     case, inputs, arrays, module = drive_case
     assert set(case["variants"]) == set(arrays)
     for name, variant in case["variants"].items():
+        driving_count = variant["driving_frames"]
         source_count = len(inputs["source_angles"]) if variant["source"] == "video" else 1
+        if source_count > 1 and driving_count > 1:  # the release goes on for the shorter of the two films
+            source_count = driving_count = min(source_count, driving_count)
         source = readings(inputs, "source", source_count)
         source = replace(source, openings=opening_ratios_203(inputs["source_lmk"][:source_count]))
-        motion = driver_motion(inputs, variant["driving_frames"])
+        motion = driver_motion(inputs, driving_count)
         driven = drive_keypoints(source, motion, parameters_of(variant, inputs), module)
         assert_agrees(driven.keypoints, case, arrays, name)
         # What travels on the wire to the renderer is the same again.

@@ -13,7 +13,7 @@ from ...motion.keypoint_driving import moved_readings
 from ...motion.keypoint_extraction import batched
 from ...motion.regions import scale_motion
 from ...types import FaceMotion, Portrait, PortraitVideo, ProgressCallback
-from .portrait_motion import film_rows
+from ..film_motion import film_rows
 from .portrait_reading import appearance_features, portraits_of, read_portrait
 
 if TYPE_CHECKING:
