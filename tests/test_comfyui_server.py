@@ -38,7 +38,7 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def comfyui(tmp_path_factory):
+def comfyui(tmp_path_factory, face_bundle):
     """A ComfyUI server with this checkout as a pack: (url, its base folder, its log)."""
     folder = os.environ.get("COMFYUI_DIR")
     if not folder:
@@ -55,10 +55,15 @@ def comfyui(tmp_path_factory):
     arguments += ["--disable-auto-launch", "--database-url", f"sqlite:///{base}/comfyui.db"]
     arguments += shlex.split(os.environ.get("COMFYUI_ARGUMENTS", ""))
     log = base / "server.log"
+    environment = {**os.environ, "TALKING_PORTRAIT_MODELS": str(face_bundle.parent)}
     with (
         log.open("w") as output,
         subprocess.Popen(
-            [python, "main.py", *arguments], cwd=folder, stdout=output, stderr=subprocess.STDOUT
+            [python, "main.py", *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         ) as process,
     ):
         try:
@@ -82,7 +87,7 @@ def wait_for(process, port, log):
 
 @pytest.fixture
 def models(monkeypatch, face_bundle):
-    """Both runners find the face detector."""
+    """The headless runner finds the face detector, as the server does."""
     monkeypatch.setenv("TALKING_PORTRAIT_MODELS", str(face_bundle.parent))
 
 

@@ -113,6 +113,13 @@ def test_help_page_says_what_the_schema_says(node_id):
     assert sum(map(len, rows.values())) == len(described), f"{node_id}.md describes what does not exist"
 
 
+@each_node
+def test_help_page_shows_the_node(node_id):
+    page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
+    assert f"](pictures/{node_id}.png)" in page
+    assert (ROOT / "web" / "docs" / "pictures" / f"{node_id}.png").stat().st_size > 1000
+
+
 def test_no_help_page_without_its_node():
     pages = {path.stem for path in (ROOT / "web" / "docs").glob("*.md")}
     assert pages == set(NODE_CLASS_MAPPINGS)
