@@ -1,6 +1,8 @@
 """Shared inputs of the tests. Real portraits and clips live outside the repository; tests skip without."""
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,27 @@ def shared_data() -> Path:
 def golden_folder() -> Path:
     """The folder of numeric references: tests/golden or TALKING_PORTRAIT_GOLDEN."""
     return Path(os.environ.get("TALKING_PORTRAIT_GOLDEN", ROOT / "tests" / "golden"))
+
+
+@pytest.fixture(scope="session")
+def liveportrait_cases(golden_folder) -> Path:
+    """The cases of LivePortrait and KDTalker."""
+    return golden_folder / "liveportrait_kdtalker"
+
+
+@pytest.fixture(scope="session")
+def liveportrait_tools(golden_folder, liveportrait_cases):
+    """How those cases' weights and inputs are made: the module beside them, or ours where they came without."""
+    path = liveportrait_cases / "golden_tools.py"
+    if not path.is_file():
+        path = ROOT / "tests" / "golden" / "liveportrait_kdtalker" / "golden_tools.py"
+    spec = importlib.util.spec_from_file_location("liveportrait_golden_tools", path)
+    module = importlib.util.module_from_spec(spec)
+    searched = [str(path.parent.parent), str(ROOT / "tests" / "golden")]  # it imports deterministic_weights
+    sys.path[:0] = searched
+    spec.loader.exec_module(module)
+    del sys.path[: len(searched)]
+    return module
 
 
 @pytest.fixture(scope="session")

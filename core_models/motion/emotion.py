@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from ..types import EMOTION_NAMES, Emotion, emotion_row
+from .keyframe_text import keyframe_time, ordered_keyframes
 
 STRONGEST = 2.0
 """Largest strength; 1 is a natural display."""
@@ -26,25 +25,16 @@ def emotion_from_keyframes(text: str) -> Emotion:
     Raises ValueError for a text without keyframes, a keyframe of another form, an unknown emotion, a
     strength outside 0..2, or two keyframes at one time.
     """
-    parts = [part.strip() for part in re.split(r"[,;\n]", text)]
-    keyframes = sorted((_keyframe(part) for part in parts if part), key=lambda keyframe: keyframe[0])
-    if not keyframes:
-        raise ValueError(f"there are no keyframes in {text!r}: {_KEYFRAME_HELP}")
+    keyframes = ordered_keyframes(text, _keyframe, _KEYFRAME_HELP, "join their emotions with '+'")
     times = [time for time, _ in keyframes]
-    if len(set(times)) < len(times):
-        twice = next(time for time in times if times.count(time) > 1)
-        raise ValueError(f"two keyframes at {twice:g} s: leave one out, or join their emotions with '+'")
     return _emotion(np.array(times), np.stack([scaled for _, scaled in keyframes]))
 
 
 def _keyframe(text: str) -> tuple[float, np.ndarray]:
     """Return one keyframe's time in seconds and its weights times strength, (7,)."""
     time, colon, emotions = text.partition(":")
-    try:
-        seconds = float(time)
-    except ValueError:
-        seconds = float("nan")
-    if not colon or not np.isfinite(seconds) or seconds < 0:
+    seconds = keyframe_time(time)
+    if not colon or seconds is None:
         raise ValueError(f"cannot read the keyframe {text!r}: {_KEYFRAME_HELP}")
     scaled = np.zeros(len(EMOTION_NAMES), np.float32)
     for term in emotions.split("+"):

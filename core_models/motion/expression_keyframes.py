@@ -6,6 +6,7 @@ import re
 
 from .expression_editor import EditKeyframe, ExpressionEdit
 from .expression_sliders import SLIDER_NAMES
+from .keyframe_text import keyframe_time, ordered_keyframes
 
 NEUTRAL = "neutral"
 
@@ -24,21 +25,13 @@ def edits_from_keyframes(text: str) -> tuple[EditKeyframe, ...]:
     Raises ValueError for a text without key frames, a key frame of another form, an unknown slider (the known ones
     are listed), a value that is no number or out of range, a slider named twice, or two key frames at one time.
     """
-    parts = [part.strip() for part in re.split(r"[,;\n]", text)]
-    keyframes = sorted((_keyframe(part) for part in parts if part), key=lambda keyframe: keyframe[0])
-    if not keyframes:
-        raise ValueError(f"there are no key frames in {text!r}: {_KEYFRAME_HELP}")
-    times = [time for time, _ in keyframes]
-    if len(set(times)) < len(times):
-        twice = next(time for time in times if times.count(time) > 1)
-        raise ValueError(f"two key frames at {twice:g} s: leave one out, or join their sliders in one line")
-    return tuple(keyframes)
+    return tuple(ordered_keyframes(text, _keyframe, _KEYFRAME_HELP, "join their sliders in one line"))
 
 
 def _keyframe(text: str) -> EditKeyframe:
     time, colon, sliders = text.partition(":")
-    seconds = _number(time)
-    if not colon or seconds is None or seconds < 0:
+    seconds = keyframe_time(time)
+    if not colon or seconds is None:
         raise ValueError(f"cannot read the key frame {text!r}: {_KEYFRAME_HELP}")
     terms = re.sub(r"\s*=\s*", "=", sliders).split()
     if terms == [NEUTRAL]:

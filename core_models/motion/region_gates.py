@@ -9,6 +9,7 @@ import numpy as np
 
 from ..audio.frame_clock import exact_rate
 from ..types import FaceMotion
+from .keyframe_text import keyframe_parts, keyframe_time
 from .region_names import expect_known_regions
 from .regions import mix_motion
 
@@ -30,7 +31,7 @@ def gates_from_text(text: str) -> GateKeys:
     Raises ValueError for a key of another form, an unknown region, a gate outside 0..1, or two for one time.
     """
     keys: dict[str, list[tuple[float, float]]] = {}
-    for part in filter(None, (part.strip() for part in re.split(r"[,;\n]", text))):
+    for part in keyframe_parts(text):
         seconds, terms = _key(part)
         for term in _terms(terms):
             region, gate = _term(term, part)
@@ -44,11 +45,8 @@ def _key(text: str) -> tuple[float, str]:
     time, colon, terms = text.partition(":")
     if not colon:
         return 0.0, text
-    try:
-        seconds = float(time)
-    except ValueError:
-        seconds = float("nan")
-    if not np.isfinite(seconds) or seconds < 0:
+    seconds = keyframe_time(time)
+    if seconds is None:
         raise ValueError(f"cannot read the time of the key frame {text!r}: {_HELP}")
     return seconds, terms
 

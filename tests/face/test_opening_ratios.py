@@ -1,8 +1,6 @@
 """Eye and lip ratios: the release's numbers, and what the face mesh gives on real faces."""
 
-import importlib.util
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -17,24 +15,12 @@ from talking_portrait.core_models.types import BLENDSHAPE_INDEX
 RELATIVE_TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="module")
-def tools(golden_folder):
-    pytest.importorskip("torch")
-    path = golden_folder / "liveportrait_kdtalker" / "golden_tools.py"
-    spec = importlib.util.spec_from_file_location("golden_tools_of_opening_ratios", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(golden_folder))
-    spec.loader.exec_module(module)
-    sys.path.remove(str(golden_folder))
-    return module
-
-
-def test_ratios_of_203_points_match_the_release(golden_folder, tools):
+def test_ratios_of_203_points_match_the_release(golden_folder, liveportrait_tools):
     path = golden_folder / "liveportrait_kdtalker" / "lp_geometry"
     case = json.loads(path.with_suffix(".json").read_text())
     arrays = np.load(path.with_suffix(".npz"))
     (spec,) = (spec for spec in case["inputs"] if spec["arg"] == "lmk")
-    ratios = opening_ratios_203(tools.make_input(spec).numpy())
+    ratios = opening_ratios_203(liveportrait_tools.make_input(spec).numpy())
     for name, columns in (("eye_close_ratio", slice(0, 2)), ("lip_close_ratio", slice(2, 3))):
         found, wanted = ratios[:, columns], arrays[name].reshape(case["outputs"][name]["shape"])
         np.testing.assert_allclose(found, wanted, rtol=0, atol=RELATIVE_TOLERANCE * wanted.std())

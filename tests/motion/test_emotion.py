@@ -25,7 +25,7 @@ def test_keyframes_are_read_in_any_order_and_interpolated():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (" , ", "no keyframes"),
+        (" , ", "no key frames"),
         ("happy", "cannot read the keyframe"),
         ("x: happy", "cannot read the keyframe"),
         ("-1: happy", "cannot read the keyframe"),
@@ -33,7 +33,7 @@ def test_keyframes_are_read_in_any_order_and_interpolated():
         ("0: happy very", "'very' in '0: happy very' is not a number"),
         ("0: happy 3", "expected 0 to 2"),
         ("0: happy 1.5 + sad 1.5", "add up to 3"),
-        ("0: happy, 0: sad", "two keyframes at 0 s"),
+        ("0: happy, 0: sad", "two key frames at 0 s"),
         ("0: happy 1 1", "cannot read the emotion"),
         ("0:", "cannot read the emotion"),
     ],

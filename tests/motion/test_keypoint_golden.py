@@ -1,8 +1,6 @@
 """Implicit keypoints against numbers of the released LivePortrait: geometry, smoothing, and driving in every mode."""
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -34,54 +32,43 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def folder(golden_folder):
-    return golden_folder / "liveportrait_kdtalker"
-
-
-@pytest.fixture(scope="module")
-def tools(golden_folder, folder):
-    sys.path.insert(0, str(golden_folder))
-    spec = importlib.util.spec_from_file_location("keypoint_golden_tools", folder / "golden_tools.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(golden_folder))
-    return module
-
-
-@pytest.fixture(scope="module")
-def read_case(folder, tools):
+def read_case(liveportrait_cases, liveportrait_tools):
     def read(name: str):
-        case = json.loads((folder / f"{name}.json").read_text())
-        inputs = {spec["arg"]: tools.make_input(spec).double().numpy() for spec in case["inputs"]}
-        with np.load(folder / f"{name}.npz") as arrays:
+        case = json.loads((liveportrait_cases / f"{name}.json").read_text())
+        inputs = {
+            spec["arg"]: liveportrait_tools.make_input(spec).double().numpy() for spec in case["inputs"]
+        }
+        with np.load(liveportrait_cases / f"{name}.npz") as arrays:
             return case, inputs, {key: arrays[key] for key in arrays.files}
 
     return read
 
 
 @pytest.fixture(scope="module")
-def networks(folder, tools):
+def networks(liveportrait_cases, liveportrait_tools):
     """Makes the three networks with a case's gains."""
 
     def make(gain) -> RetargetingNetworks:
         module = RetargetingNetworks()
         for part in ("stitching", "eye", "lip"):
-            shapes = json.loads((folder / f"state_dict_stitching_{part}.json").read_text())
+            shapes = json.loads((liveportrait_cases / f"state_dict_stitching_{part}.json").read_text())
             part_gain = gain[part] if isinstance(gain, dict) else gain
-            getattr(module, part).load_state_dict(tools.state_dict_for(shapes, part_gain))
+            getattr(module, part).load_state_dict(liveportrait_tools.state_dict_for(shapes, part_gain))
         return module.eval()
 
     return make
 
 
 @pytest.fixture(scope="module")
-def assert_agrees(tools):
+def assert_agrees(liveportrait_tools):
     """Compares an output of a case, as sampled there, within a share of its spread."""
 
     def check(found, case: dict, arrays: dict, name: str) -> None:
         output = case["outputs"][name]
         assert list(np.shape(found)) == output["shape"], name
-        difference = np.abs(tools.sample(found, output["stride"]).astype(np.float64) - arrays[name]).max()
+        difference = np.abs(
+            liveportrait_tools.sample(found, output["stride"]).astype(np.float64) - arrays[name]
+        ).max()
         assert difference <= TOLERANCE * max(output["std"], 1e-2), f"{name} is off by {difference}"
 
     return check
@@ -210,6 +197,6 @@ def test_driving_in_every_mode(drive_case, assert_agrees):
         assert_agrees(wired.keypoints, case, arrays, name)
 
 
-def test_constant_of_driving_pictures(folder):
-    published = json.loads((folder / "lip_array.json").read_text())["values"]
+def test_constant_of_driving_pictures(liveportrait_cases):
+    published = json.loads((liveportrait_cases / "lip_array.json").read_text())["values"]
     np.testing.assert_allclose(LIPS_AT_REST, published, rtol=0, atol=1e-12)
