@@ -158,6 +158,11 @@ class PortraitVideo:
         return np.where(place < count, place, 2 * count - 2 - place)
 
 
+def portraits_of(portrait: Portrait | PortraitVideo) -> tuple[Portrait, ...]:
+    """Return what travels on a PORTRAIT wire, one by one: of a picture, or of each frame of a film."""
+    return portrait.portraits if isinstance(portrait, PortraitVideo) else (portrait,)
+
+
 @dataclass(frozen=True)
 class KeypointRest:
     """The reading of implicit keypoints that a track calls rest: what was filmed when its numbers are 0.

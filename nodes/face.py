@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..core_models.face.landmarker import FaceLandmarker
-    from ..core_models.types import ModelHandle, Portrait
+    from ..core_models.types import ModelHandle, Portrait, PortraitVideo
 
 CATEGORY = "TalkingPortrait/Face"
 
@@ -269,7 +269,10 @@ class FaceMaskBuilder:
                 "face_index": FACE_INDEX_INPUT,
             },
             "optional": {
-                "portrait": ("PORTRAIT", {"tooltip": "A portrait: one mask each, of its picture."}),
+                "portrait": (
+                    "PORTRAIT",
+                    {"tooltip": "A portrait: one mask each, of its picture or of every frame of its film."},
+                ),
                 "image": (
                     "IMAGE",
                     {"tooltip": "Pictures or the frames of a video instead; needs the face detector."},
@@ -284,17 +287,18 @@ class FaceMaskBuilder:
         feather: float,
         on_missing_face: str,
         face_index: int,
-        portrait: Portrait | None = None,
+        portrait: Portrait | PortraitVideo | None = None,
         image: Any = None,
         face_detector: ModelHandle | None = None,
     ) -> tuple[Any, Any, Any]:
         from ..core_models.face.masks import MASK_KINDS, masks_of_frames
+        from ..core_models.types import portraits_of
         from .images import checked_image, mask_from_arrays
 
         if (portrait is None) == (image is None):
             raise ValueError("connect either portrait or image (with face_detector), and not both")
         if portrait is not None:
-            size, landmarks = portrait.size, [portrait.landmarks]
+            size, landmarks = portrait.size, [one.landmarks for one in portraits_of(portrait)]
         else:
             size = (checked_image(image).shape[2], image.shape[1])
             landmarks = _landmarks_of_batch(image, face_detector, chosen_face(face_index), on_missing_face)
@@ -343,7 +347,10 @@ class PasteBack:
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
             "required": {
-                "portrait": ("PORTRAIT", {"tooltip": "Says where the crops belong."}),
+                "portrait": (
+                    "PORTRAIT",
+                    {"tooltip": "Says where the crops belong: in a picture, or each in its frame of a film."},
+                ),
                 "crop": ("IMAGE", {"tooltip": "Square crops, one or many, as Portrait gives them."}),
                 "feather": (
                     "FLOAT",
@@ -368,7 +375,9 @@ class PasteBack:
             },
         }
 
-    def paste(self, portrait: Portrait, crop: Any, feather: float, mask: Any = None) -> tuple[Any]:
+    def paste(
+        self, portrait: Portrait | PortraitVideo, crop: Any, feather: float, mask: Any = None
+    ) -> tuple[Any]:
         from ..core_models.face.pasting import paste_crops
         from .images import checked_image, frames_from_image, image_from_frames, masks_from_mask
 

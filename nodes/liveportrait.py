@@ -254,7 +254,7 @@ class RetargetMotion:
             retarget_motion,
         )
         from ..core_models.motion.retargeting_calibration import load_basis
-        from ..core_models.rendering.liveportrait.portrait_reading import portraits_of
+        from ..core_models.types import portraits_of
         from ..runtime.input_files import input_path
 
         if motion.space == renderer.space:

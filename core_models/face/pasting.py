@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..types import Portrait
+from ..types import Portrait, PortraitVideo, portraits_of
 from .crop import apply_affine
 
 NETWORK_CROP_FEATHER = 1 / 32
@@ -134,73 +134,36 @@ def paste_back(
 
 
 def paste_crops(
-    portrait: Portrait,
+    portrait: Portrait | PortraitVideo,
     crops: Iterable[np.ndarray],
     count: int,
     masks: np.ndarray | None = None,
     feather: float = DEFAULT_FEATHER,
 ) -> Iterator[np.ndarray]:
-    """Yield the portrait's picture with each crop laid over it, (H, W, 3) uint8.
+    """Yield the portrait's picture, or each frame of its film, with a crop laid over it, (H, W, 3) uint8.
 
-    crops: `count` squares (S, S, 3) uint8; another side than the portrait's crop_size is allowed.
-    masks: (1 or count, S, S) or (1 or count, H, W) float 0..1; None fades out at the crop's border over
-    `feather` of its side.
-    Raises ValueError for crops that are not square, or masks of another number or size.
+    crops: `count` squares (S, S, 3) uint8; another side than the portrait's crop_size is allowed. On a film each
+    has its own frame (`PortraitVideo.rows`). masks: (1 or count, S, S) or (1 or count, H, W) float 0..1; None fades
+    out at the crop's border over `feather` of its side. While size, mask and place stay, so does the plan.
+    Raises ValueError for crops that are not square, more of them than `count`, or masks of another number or size.
     """
     if masks is not None and len(masks) not in (1, count):
         raise ValueError(f"{len(masks)} masks for {count} crops: give one for all, or one for each")
+    portraits = portraits_of(portrait)
+    rows = portrait.rows(count) if isinstance(portrait, PortraitVideo) else np.zeros(count, int)
     plan: PasteBackPlan | None = None
+    planned: tuple | None = None
     for index, crop in enumerate(crops):
-        size = _side(crop, index)
-        one_each = masks is not None and len(masks) > 1
-        if plan is None or one_each or plan.crop_size != size:
-            mask = edge_mask(size, feather) if masks is None else masks[index if one_each else 0]
-            affine = _affine_for_crop_size(portrait.crop_to_frame, portrait.crop_size, size)
-            plan = plan_paste_back(portrait.size, size, affine, mask, sharp=True)
-        yield plan.paste(portrait.frame, crop)
-
-
-def paste_crops_on_frames(
-    frames: Iterable[tuple[np.ndarray, np.ndarray]],
-    crops: Iterable[np.ndarray],
-    planned_size: int,
-    mask: np.ndarray | None = None,
-    feather: float = DEFAULT_FEATHER,
-) -> Iterator[np.ndarray]:
-    """Yield each frame of a video with its crop laid over it, (H, W, 3) uint8. Holds one frame at a time.
-
-    frames: (frame (H, W, 3) uint8, crop_to_frame (2, 3)) each, as a Portrait holds them; the affines are for
-    crops of `planned_size` pixels. crops: one (S, S, 3) uint8 per frame; another side is allowed.
-    mask: (S, S) for all of them; None fades out at the border over `feather` of the side.
-    While the affine stays, so does the plan.
-    Raises ValueError for more frames than crops or the reverse, or crops that are not square.
-    """
-    plan: PasteBackPlan | None = None
-    place: tuple | None = None
-    for index, ((frame, crop_to_frame), crop) in enumerate(_paired(frames, crops)):
-        size = _side(crop, index)
-        wanted = (frame.shape, size, np.asarray(crop_to_frame, np.float64).tobytes())
-        if plan is None or wanted != place:
-            affine = _affine_for_crop_size(crop_to_frame, planned_size, size)
-            soft = edge_mask(size, feather) if mask is None else mask
-            frame_size = (frame.shape[1], frame.shape[0])
-            plan = plan_paste_back(frame_size, size, affine, soft, sharp=True)
-            place = wanted
-        yield plan.paste(frame, crop)
-
-
-def _paired(frames: Iterable, crops: Iterable) -> Iterator[tuple]:
-    """Yield pairs; raises ValueError when one of the two ends before the other."""
-    frames, crops, index, end = iter(frames), iter(crops), 0, object()
-    while True:
-        frame, crop = next(frames, end), next(crops, end)
-        if frame is end and crop is end:
-            return
-        if frame is end or crop is end:
-            missing = "frame" if frame is end else "crop"
-            raise ValueError(f"{index} pairs, then no {missing}: give one crop for each frame")
-        yield frame, crop
-        index += 1
+        if index >= count:
+            raise ValueError(f"there are more crops than the {count} that were announced")
+        target, size = portraits[rows[index]], _side(crop, index)
+        which = 0 if masks is None or len(masks) == 1 else index
+        wanted = (size, which, target.crop_to_frame.tobytes())
+        if plan is None or wanted != planned:
+            mask = edge_mask(size, feather) if masks is None else masks[which]
+            affine = _affine_for_crop_size(target.crop_to_frame, target.crop_size, size)
+            plan, planned = plan_paste_back(target.size, size, affine, mask, sharp=True), wanted
+        yield plan.paste(target.frame, crop)
 
 
 def _affine_for_crop_size(crop_to_frame: np.ndarray, planned_size: int, size: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Pasting crops of a portrait back."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -16,9 +18,9 @@ from talking_portrait.core_models.face.pasting import (
     edge_mask,
     paste_back,
     paste_crops,
-    paste_crops_on_frames,
     plan_paste_back,
 )
+from talking_portrait.core_models.types import PortraitVideo
 
 WHITE = np.full((96, 96, 3), 255, np.uint8)
 
@@ -179,24 +181,23 @@ def test_crops_shown_small_are_averaged():
     assert np.abs(found.astype(int) - 128).max() < 16
 
 
-def test_frames_of_a_video_have_their_own_places(astronaut_portrait):
-    portrait = astronaut_portrait
-    moved = portrait.crop_to_frame + np.array([[0, 0, 30], [0, 0, 8]])
-    places = [(portrait.frame, portrait.crop_to_frame), (portrait.frame, moved)]
-    crops = [crop_face(frame, affine, 512) for frame, affine in places]
-    frames = list(paste_crops_on_frames(places, crops, portrait.crop_size))
-    assert len(frames) == 2
-    for frame in frames:
-        assert np.abs(frame.astype(int) - portrait.frame).mean() < 0.5
-    (single,) = paste_crops(portrait, crops[:1], 1)
+def test_crops_of_a_film_land_in_their_own_frames(astronaut_portrait):
+    first = astronaut_portrait
+    shifted = np.roll(first.frame, 20, axis=1)
+    moved = np.array(first.crop_to_frame)
+    moved[0, 2] += 20
+    film = PortraitVideo((first, replace(first, frame=shifted, crop_to_frame=moved)), 25.0)
+    crops = [crop_face(one.frame, one.crop_to_frame, one.crop_size) for one in film.portraits]
+    frames = list(paste_crops(film, [*crops, crops[0]], 3))
+    for frame, one in zip(frames, (*film.portraits, film.portraits[0]), strict=True):
+        assert np.abs(frame.astype(int) - one.frame).mean() < 0.5
+    (single,) = paste_crops(first, crops[:1], 1)
     np.testing.assert_array_equal(frames[0], single)
     small = [cv2.resize(crop, (256, 256), interpolation=cv2.INTER_AREA) for crop in crops]
-    for frame in paste_crops_on_frames(places, small, portrait.crop_size):
-        assert np.abs(frame.astype(int) - portrait.frame).mean() < 1.5
-    with pytest.raises(ValueError, match="1 pairs, then no crop"):
-        list(paste_crops_on_frames(places, crops[:1], 512))
-    with pytest.raises(ValueError, match="1 pairs, then no frame"):
-        list(paste_crops_on_frames(places[:1], crops, 512))
+    for frame, one in zip(paste_crops(film, small, 2), film.portraits, strict=True):
+        assert np.abs(frame.astype(int) - one.frame).mean() < 1.5
+    with pytest.raises(ValueError, match="more crops than the 1"):
+        list(paste_crops(film, crops, 1))
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...face.pasting import paste_crops, paste_crops_on_frames
+from ...face.pasting import paste_crops
 from ...motion.keypoint_driving import moved_readings
 from ...motion.keypoint_extraction import batched
 from ...motion.regions import scale_motion
-from ...types import FaceMotion, Portrait, PortraitVideo, ProgressCallback
+from ...types import FaceMotion, Portrait, PortraitVideo, ProgressCallback, portraits_of
 from ..film_motion import film_rows
-from .portrait_reading import appearance_features, portraits_of, read_portrait
+from .portrait_reading import appearance_features, read_portrait
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +100,7 @@ class KeypointRenderer:
         crops = self._crops(keypoints, rows, progress)
         if not self.parameters.paste_back:
             return crops
-        return self._pasted(crops, rows)
+        return paste_crops(self.portrait, crops, len(rows), feather=self.parameters.feather)
 
     def _weighted(self, motion: FaceMotion) -> FaceMotion:
         expression, head = self.parameters.expression_strength, self.parameters.head_strength
@@ -157,13 +157,6 @@ class KeypointRenderer:
         if self.parameters.batch:
             return self.parameters.batch
         return automatic_batch(self._still.keypoints.device)
-
-    def _pasted(self, crops: Iterable[np.ndarray], rows: np.ndarray) -> Iterator[np.ndarray]:
-        feather = self.parameters.feather
-        if len(self.portraits) == 1:
-            return paste_crops(self.portraits[0], crops, len(rows), feather=feather)
-        frames = ((self.portraits[row].frame, self.portraits[row].crop_to_frame) for row in rows)
-        return paste_crops_on_frames(frames, crops, self.portraits[0].crop_size, feather=feather)
 
 
 def automatic_batch(device: torch.device) -> int:

@@ -20,18 +20,13 @@ from ...motion.keypoint_extraction import (
     read_keypoints,
 )
 from ...motion.keypoint_geometry import KeypointReadings
-from ...types import Portrait, PortraitVideo
+from ...types import Portrait, PortraitVideo, portraits_of
 
 if TYPE_CHECKING:
     import torch
 
     from ...motion.motion_extractor import MotionExtractor
     from .appearance import AppearanceFeatureExtractor
-
-
-def portraits_of(portrait: Portrait | PortraitVideo) -> tuple[Portrait, ...]:
-    """Return the portraits: one of a picture, or one for each frame of a film."""
-    return portrait.portraits if isinstance(portrait, PortraitVideo) else (portrait,)
 
 
 def source_picture(portrait: Portrait) -> np.ndarray:
