@@ -57,7 +57,8 @@ class LoadLivePortrait:
                     {
                         "default": False,
                         "tooltip": "Let torch.compile work on the networks first: a minute's wait for the "
-                        "first frame, then quicker ones. Worth it for long videos.",
+                        "first frame, then quicker ones. Worth it for long videos on a graphics card; without "
+                        "effect on a processor.",
                     },
                 ),
                 "download_if_missing": (

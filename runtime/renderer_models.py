@@ -53,7 +53,8 @@ def liveportrait_models(
     """Return handles of LivePortrait's networks.
 
     release: "people" or "animals". precision: of warping and generating frames; "auto" is float16 on CUDA and
-    float32 elsewhere. compile_networks: let torch.compile work on them first. download: fetch what is missing.
+    float32 elsewhere. compile_networks: let torch.compile work on them
+    first, on a graphics card. download: fetch what is missing.
     Raises WeightNotFoundError (an OSError) that lists every missing file and the command that fetches them.
     """
     rows, to_fetch = RELEASES[release]
@@ -176,10 +177,11 @@ def _frame_generator(handle: ModelHandle) -> Any:
     from ..core_models.rendering.liveportrait.frame_generator import FrameGenerator, default_method
     from ..core_models.rendering.liveportrait.loading import load_generator, load_warping_module
 
+    method = default_method(handle.device, handle.dtype)
     return FrameGenerator(
         load_warping_module(handle.path),
         load_generator(handle.further_paths[0]),
         precision=handle.dtype,
-        method=default_method(handle.device, handle.dtype),
-        compiled=handle.name == COMPILED,
+        method=method,
+        compiled=handle.name == COMPILED and method == "direct",
     )

@@ -67,9 +67,9 @@ class ShowSource:
         self.prepared += 1
         return Prepared(features, keypoints)
 
-    def generate(self, source, keypoints, between=None):
-        if between is not None:
-            between()
+    def generate(self, source, keypoints, check=None):
+        if check is not None:
+            check()
         self.batches.append(keypoints.numpy().copy())
         enlarged = torch.nn.functional.interpolate(source.picture, (512, 512), mode="bicubic")
         return enlarged.clamp(0, 1).repeat(len(keypoints), 1, 1, 1)

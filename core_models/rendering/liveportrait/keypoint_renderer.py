@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from ...motion.motion_extractor import MotionExtractor
     from .appearance import AppearanceFeatureExtractor
-    from .frame_generator import FrameGenerator, PreparedSource
+    from .frame_generator import FrameGenerator
+    from .prepared_source import Check, PreparedSource
 
 GENERATED_SIZE = 512
 FRAME_BYTES = 900 << 20
@@ -128,7 +129,9 @@ class KeypointRenderer:
         if progress is not None:
             progress(done, len(rows))
 
-    def _generated(self, batch: list[int], keypoints: np.ndarray, rows: np.ndarray, check) -> np.ndarray:
+    def _generated(
+        self, batch: list[int], keypoints: np.ndarray, rows: np.ndarray, check: Check | None
+    ) -> np.ndarray:
         """Return the crops of a batch of frames, (B, 512, 512, 3) uint8."""
         import torch
 
