@@ -43,7 +43,9 @@ def made_networks(published: bool) -> Any:
     else:
         motion = DenseMotionParameters(first_channels=4, max_channels=16)
         warping = WarpingModule(WarpingParameters(out_channels=32, dense_motion=motion))
-        generator = SpadeGenerator(GeneratorParameters(feature_channels=32, channels=32, middle_blocks=1))
+        generator = SpadeGenerator(
+            GeneratorParameters(feature_channels=32, channels=64, middle_blocks=1, out_channels=16)
+        )
     extractor = MotionExtractor().eval()
     torch.nn.init.constant_(extractor.detector.fc_scale.bias, 1.5)  # a face has a size
     return KeypointNetworks(

@@ -44,6 +44,12 @@ IMPLICIT_KEYPOINTS = "implicit_keypoints"
 EXPRESSION_SIZE: dict[str, int] = {BLENDSHAPES: len(BLENDSHAPE_NAMES), IMPLICIT_KEYPOINTS: 63}
 """Numbers per frame in `FaceMotion.expression`: 52 coefficients, or 21 keypoint offsets x 3."""
 
+_WAY_TO_SPACE = {
+    IMPLICIT_KEYPOINTS: "put a 'Retarget Motion' node in between",
+    BLENDSHAPES: "implicit keypoints cannot be turned back: choose LivePortrait in 'Load LivePortrait' and connect it "
+    "here, or read the motion without it",
+}
+
 EMOTION_NAMES: tuple[str, ...] = ("neutral", "happy", "sad", "angry", "surprised", "disgusted", "fearful")
 
 ProgressCallback = Callable[[int, int], None]
@@ -277,8 +283,7 @@ class FaceMotion:
         """Raise ValueError unless the track is in `space`."""
         if self.space != space:
             raise ValueError(
-                f"this step needs motion in the {space} space but got {self.space}; "
-                "put a 'Retarget Motion' node in between"
+                f"this step needs motion in the {space} space but got {self.space}; {_WAY_TO_SPACE[space]}"
             )
 
 

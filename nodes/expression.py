@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .liveportrait import RENDERER_INPUT
+from .liveportrait import OPTIONAL_RENDERER_INPUT
 from .motion import CATEGORY, FPS_INPUT
 
 if TYPE_CHECKING:
     from ..core_models.types import FaceMotion, RendererModels
 
-_MEANINGS = {
-    "smile": "Corners of the mouth up; below 0 down, sad.",
-    "blink": "1 closes both eyes; below 0 they are wide.",
-    "wink_left": "1 closes the left eye, the one at the picture's right.",
-    "wink_right": "1 closes the right eye, the one at the picture's left.",
-    "brows": "Brows up; below 0 down and together.",
-    "gaze_x": "Eyes to the picture's right; below 0 to its left.",
-    "gaze_y": "Eyes up; below 0 down.",
-    "aaa": "Mouth open as for a; below 0 lips pressed.",
-    "eee": "Lips drawn wide as for e.",
-    "woo": "Lips rounded as for o and u.",
-    "pout": "Lower lip to the picture's right; below 0 to its left.",
+_PLACE_MEANINGS = {
     "shift_x": "Head to the picture's right, in distances of the outer eye corners.",
     "shift_y": "Head up, in distances of the outer eye corners.",
     "pitch": "Degrees the head looks down; below 0 up.",
@@ -32,8 +21,10 @@ _MEANINGS = {
 
 
 def _slider(name: str) -> tuple[str, dict[str, Any]]:
-    from ..core_models.motion.expression_sliders import SLIDER_RANGES
+    from ..core_models.motion.expression_sliders import EXPRESSION_SLIDERS, SLIDER_RANGES
 
+    slider = EXPRESSION_SLIDERS.get(name)
+    meaning = _PLACE_MEANINGS[name] if slider is None else f"{slider.meaning[0].upper()}{slider.meaning[1:]}."
     lowest, largest = SLIDER_RANGES[name]
     degrees = name in ("pitch", "yaw", "roll")
     return (
@@ -43,7 +34,7 @@ def _slider(name: str) -> tuple[str, dict[str, Any]]:
             "min": float(lowest),
             "max": float(largest),
             "step": 0.5 if degrees else 0.01,
-            "tooltip": _MEANINGS[name],
+            "tooltip": meaning,
         },
     )
 
@@ -64,9 +55,11 @@ class ExpressionEditor:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..core_models.motion.expression_sliders import SLIDER_NAMES
+
         return {
             "required": {
-                **{name: _slider(name) for name in _MEANINGS},
+                **{name: _slider(name) for name in SLIDER_NAMES},
                 "keyframes": (
                     "STRING",
                     {
@@ -98,7 +91,7 @@ class ExpressionEditor:
             },
             "optional": {
                 "motion": ("FACE_MOTION", {"tooltip": "A motion to add the edit to, in either space."}),
-                "renderer": RENDERER_INPUT,
+                "renderer": OPTIONAL_RENDERER_INPUT,
             },
         }
 

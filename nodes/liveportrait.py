@@ -9,15 +9,13 @@ if TYPE_CHECKING:
 
 CATEGORY = "TalkingPortrait/LivePortrait"
 
-MESH = "mesh (embedded, no weights)"
-_RELEASES = {"LivePortrait": "people", "LivePortrait animals": "animals"}
-"""What the menu shows, and the release it means."""
+LIVEPORTRAIT, MESH = "LivePortrait", "mesh (embedded, no weights)"
 
-RENDERER_INPUT = (
+_RENDERER_SOURCE = "From Load LivePortrait, which also offers the mesh renderer."
+RENDERER_INPUT = ("RENDERER", {"tooltip": _RENDERER_SOURCE})
+OPTIONAL_RENDERER_INPUT = (
     "RENDERER",
-    {
-        "tooltip": "From Load LivePortrait, which also offers the mesh renderer. Not connected means the mesh renderer."
-    },
+    {"tooltip": f"{_RENDERER_SOURCE} Not connected means the mesh renderer."},
 )
 
 
@@ -37,15 +35,16 @@ class LoadLivePortrait:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        models = [*_RELEASES, MESH]
+        from ..runtime.renderer_models import PRECISIONS
+
         return {
             "required": {
                 "model": (
-                    models,
-                    {"default": models[0], "tooltip": "Whose face it is, or the mesh renderer."},
+                    [LIVEPORTRAIT, MESH],
+                    {"default": LIVEPORTRAIT, "tooltip": "LivePortrait, or the mesh renderer."},
                 ),
                 "precision": (
-                    ["auto", "float32", "bfloat16", "float16"],
+                    list(PRECISIONS),
                     {
                         "default": "auto",
                         "tooltip": "How the frames are computed. auto: float16 on a graphics card, float32 "
@@ -81,8 +80,7 @@ class LoadLivePortrait:
         if model == MESH:
             return (RendererModels(),)
         progress = host().progress(1).update
-        release = _RELEASES[model]
-        return (liveportrait_models(release, precision, compile, download_if_missing, progress),)
+        return (liveportrait_models(precision, compile, download_if_missing, progress),)
 
 
 def _switch(default: bool, tooltip: str) -> tuple[str, dict[str, Any]]:
@@ -105,13 +103,15 @@ class Stitch:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..core_models.motion.keypoint_driving import DRIVEN_REGIONS, DRIVING_MODES
+
         return {
             "required": {
                 "motion": ("FACE_MOTION", {"tooltip": "The driver's motion."}),
                 "portrait": ("PORTRAIT", {"tooltip": "Who is to move: a picture, or a film that is edited."}),
                 "renderer": RENDERER_INPUT,
                 "mode": (
-                    ["relative", "absolute"],
+                    list(DRIVING_MODES),
                     {
                         "default": "relative",
                         "tooltip": "relative adds how the driver moves to how the portrait looks; absolute "
@@ -119,7 +119,7 @@ class Stitch:
                     },
                 ),
                 "region": (
-                    ["all", "expression", "pose", "lips", "eyes"],
+                    list(DRIVEN_REGIONS),
                     {"default": "all", "tooltip": "What follows the driver; the rest stays the portrait's."},
                 ),
                 "stitching": _switch(True, "Keep neck and shoulders where the picture has them."),
@@ -135,11 +135,13 @@ class Stitch:
                 ),
                 "fit_expression": _switch(
                     False,
-                    "Scale the movement by the size of the two faces (expression-friendly). Relative "
-                    "driving of a picture by a video only.",
+                    "Count the movement from its own first frame, scaled by the face's size there (the release's "
+                    "expression-friendly). Without effect on motion that begins at its rest.",
                 ),
                 "close_lips": _switch(
-                    False, "First close lips that the portrait shows apart. Relative mode only."
+                    False,
+                    "First close lips that the portrait shows apart. Relative mode only, and not together with eye "
+                    "or lip retargeting.",
                 ),
                 "eye_retargeting": _switch(
                     False,
@@ -215,7 +217,10 @@ class RetargetMotion:
                 "motion": ("FACE_MOTION", {"tooltip": "Motion in blendshapes."}),
                 "portrait": (
                     "PORTRAIT",
-                    {"tooltip": "Who is to move: the size of the face in its crop is needed."},
+                    {
+                        "tooltip": "Who is to move: the size and the turn of the face are needed; of a film "
+                        "those of its first frame count."
+                    },
                 ),
                 "renderer": RENDERER_INPUT,
                 "strength": (
@@ -240,6 +245,12 @@ class RetargetMotion:
                 ),
             },
         }
+
+    @classmethod
+    def IS_CHANGED(cls, calibration: str | None = "", **_: Any) -> str:
+        from ..runtime.input_files import file_fingerprint, input_path
+
+        return file_fingerprint(input_path(calibration)) if calibration and calibration.strip() else ""
 
     def retarget(
         self,

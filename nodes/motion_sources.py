@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .face import FACE_INDEX_INPUT, chosen_face, face_landmarker
-from .liveportrait import RENDERER_INPUT
+from .liveportrait import OPTIONAL_RENDERER_INPUT
 from .motion import CATEGORY, FPS_INPUT
 
 if TYPE_CHECKING:
+    from ..core_models.face.landmarker import DetectedFace
+    from ..core_models.motion.keypoints_from_video import DriverParameters
     from ..core_models.types import FaceMotion, ModelHandle, RendererModels
 
 
@@ -19,7 +23,7 @@ class MotionFromVideo:
     DESCRIPTION = (
         "Follows the face in a video and reads its expression and head pose. What is read is the movement "
         "away from the driver's resting face, so that it fits any portrait. With LivePortrait connected it reads "
-        "implicit keypoints, else blendshapes."
+        "implicit keypoints, else blendshapes. The faces come from a face detector, or from ComfyUI's own face nodes."
     )
     RETURN_TYPES = ("FACE_MOTION",)
     RETURN_NAMES = ("motion",)
@@ -28,6 +32,7 @@ class MotionFromVideo:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..core_models.motion.keypoints_from_video import CROP_CHOICES
         from ..core_models.motion.missing_faces import MISSING_FACE_POLICIES
 
         return {
@@ -37,7 +42,6 @@ class MotionFromVideo:
                     "FLOAT",
                     {**FPS_INPUT, "tooltip": "Frames per second of the video; connect the loader's fps."},
                 ),
-                "face_detector": ("FACE_MODEL", {"tooltip": "From Load Face Detector."}),
                 "on_missing_face": (
                     list(MISSING_FACE_POLICIES),
                     {
@@ -63,18 +67,38 @@ class MotionFromVideo:
                     {
                         "default": True,
                         "tooltip": "Take the driver's resting face as the rest of the motion. Off: keep the "
-                        "readings as they are. LivePortrait always counts from the first frame.",
+                        "readings as they are. LivePortrait counts from rest_frame instead.",
                     },
                 ),
             },
             "optional": {
-                "renderer": RENDERER_INPUT,
+                "face_detector": (
+                    "FACE_MODEL",
+                    {"tooltip": "From Load Face Detector: finds and follows the face."},
+                ),
+                "face_landmarks": (
+                    "FACE_LANDMARKS",
+                    {
+                        "tooltip": "Faces found by ComfyUI's own MediaPipe node on the same frames, instead of that."
+                    },
+                ),
+                "renderer": OPTIONAL_RENDERER_INPUT,
                 "crop": (
-                    ["automatic", "always", "never"],
+                    list(CROP_CHOICES),
                     {
                         "default": "automatic",
                         "tooltip": "LivePortrait: cut a square around the face, one for the whole video. automatic "
                         "leaves videos alone that are such a square already.",
+                    },
+                ),
+                "rest_frame": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 999999,
+                        "tooltip": "LivePortrait: the frame that counts as the driver's rest, among those that have "
+                        "a face. A relaxed, frontal one is best.",
                     },
                 ),
             },
@@ -84,72 +108,74 @@ class MotionFromVideo:
         self,
         frames: Any,
         fps: float,
-        face_detector: ModelHandle,
         on_missing_face: str,
         face_index: int,
         smoothing: int,
         calibrate: bool,
+        face_detector: ModelHandle | None = None,
+        face_landmarks: Any = None,
         renderer: RendererModels | None = None,
         crop: str = "automatic",
+        rest_frame: int = 0,
     ) -> tuple[FaceMotion]:
+        from ..core_models.motion.from_video import motion_from_faces
+        from ..core_models.motion.keypoints_from_video import DriverParameters
         from ..core_models.types import MESH_RENDERER
+        from ..runtime.host import host
+        from .images import checked_image
 
-        index = chosen_face(face_index)
-        if renderer is None or renderer.kind == MESH_RENDERER:
-            settings = {"smoothing": smoothing, "calibrate": calibrate}
-            return (_blendshape_motion(frames, fps, face_detector, on_missing_face, index, **settings),)
-        settings = {"crop": crop, "on_missing_face": on_missing_face, "face_index": index}
-        return (_keypoint_motion(frames, fps, face_detector, renderer, smoothing, **settings),)
+        total = len(checked_image(frames))
+        with _faces_of_frames(frames, face_detector, face_landmarks, chosen_face(face_index)) as faces:
+            if renderer is None or renderer.kind == MESH_RENDERER:
+                progress = host().progress(total).update
+                return (
+                    motion_from_faces(faces, fps, total, on_missing_face, smoothing, calibrate, progress),
+                )
+            parameters = DriverParameters(crop, on_missing_face, rest_frame, smoothing)
+            return (_keypoint_motion(frames, faces, fps, renderer, parameters),)
 
 
-def _blendshape_motion(
-    frames: Any,
-    fps: float,
-    face_detector: ModelHandle,
-    on_missing_face: str,
-    face_index: int | None,
-    **settings: Any,
-) -> FaceMotion:
-    from ..core_models.motion.from_video import motion_from_frames
-    from ..runtime.host import host
-    from .images import checked_image, frames_from_image
+@contextmanager
+def _faces_of_frames(
+    frames: Any, face_detector: ModelHandle | None, face_landmarks: Any, face_index: int | None
+) -> Iterator[Iterable[DetectedFace | None]]:
+    """Give the face in each frame: found by the detector, or as ComfyUI's own node found it."""
+    from ..core_models.face.tracking import comfy_faces, follow_face
+    from .images import frames_from_image
 
-    total = len(checked_image(frames))
-    with face_landmarker(face_detector) as landmarker:
-        return motion_from_frames(
-            frames_from_image(frames),
-            fps,
-            landmarker,
-            frame_total=total,
-            on_missing_face=on_missing_face,
-            face_index=face_index,
-            progress=host().progress(total).update,
-            **settings,
+    if face_landmarks is not None:
+        size = (frames.shape[2], frames.shape[1])
+        yield comfy_faces(face_landmarks, size, len(frames), face_index)
+        return
+    if face_detector is None:
+        raise ValueError(
+            "nothing says where the face is: connect face_detector (a Load Face Detector node) or face_landmarks"
         )
+    with face_landmarker(face_detector) as landmarker:
+        yield follow_face(frames_from_image(frames), landmarker, face_index)
 
 
 def _keypoint_motion(
     frames: Any,
+    faces: Iterable[DetectedFace | None],
     fps: float,
-    face_detector: ModelHandle,
     renderer: RendererModels,
-    smoothing: int,
-    **settings: Any,
+    parameters: DriverParameters,
 ) -> FaceMotion:
-    from ..core_models.motion.keypoints_from_video import DriverParameters, keypoint_motion_from_frames
+    from ..core_models.motion.keypoints_from_video import keypoint_motion_from_frames
     from ..runtime.host import host
     from ..runtime.renderer_models import motion_extractor
-    from .images import checked_image, frames_from_image
+    from .images import frames_from_image
 
-    total = len(checked_image(frames))
-    with face_landmarker(face_detector) as landmarker, motion_extractor(renderer) as extractor:
+    total = len(frames)
+    with motion_extractor(renderer) as extractor:
         return keypoint_motion_from_frames(
             lambda: frames_from_image(frames),
+            faces,
             fps,
-            landmarker,
             extractor,
             total,
-            DriverParameters(smoothing=smoothing, **settings),
+            parameters,
             host().progress(2 * total).update,
         )
 

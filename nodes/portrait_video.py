@@ -17,8 +17,7 @@ class MakePortraitVideo:
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Prepares a film for editing: the face is followed and cut out in every frame. Its portrait goes where a "
-        "picture's goes; Stitch and the Warping Renderer then change the face and keep the film around it. Needs "
-        "LivePortrait."
+        "picture's goes; Stitch and the Warping Renderer then change the face and keep the film around it."
     )
     RETURN_TYPES = ("PORTRAIT", "FLOAT")
     RETURN_NAMES = ("portrait", "fps")

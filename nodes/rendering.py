@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .liveportrait import RENDERER_INPUT
+from .liveportrait import OPTIONAL_RENDERER_INPUT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ _AUDIO_INPUT = (
     {"tooltip": "The sound. The shorter of sound and motion is lengthened: by silence, or by holding still."},
 )
 _RENDERER_INPUTS: dict[str, Any] = {
-    "renderer": RENDERER_INPUT,
+    "renderer": OPTIONAL_RENDERER_INPUT,
     "paste_back": (
         "BOOLEAN",
         {
@@ -84,6 +84,7 @@ class WarpingRenderer:
         from .images import image_from_frames
 
         motion, sound = _prepared_motion(portrait, motion, audio)
+        _require_fitting_space(motion, renderer)
         with _opened_renderer(portrait, renderer, paste_back, **settings) as drawing:
             image = image_from_frames(_frames_with_preview(drawing.frames, motion), motion.frame_count)
         return image, float(motion.fps), sound_to_comfy(sound) if sound is not None else None
@@ -137,6 +138,7 @@ class RenderTalkingVideo:
         from ..runtime.output_files import next_output_file, workflow_metadata
 
         motion, sound = _prepared_motion(portrait, motion, audio)
+        _require_fitting_space(motion, renderer)
         with _opened_renderer(portrait, renderer, paste_back, **settings) as drawing:
             output = next_output_file(filename_prefix, ".mp4", drawing.size)
             frames = _frames_with_preview(drawing.frames, motion)
@@ -154,6 +156,13 @@ def _prepared_motion(
 
     motion = motion_at_film_rate(motion, portrait)
     return (motion, None) if audio is None else match_motion_to_sound(motion, sound_from_comfy(audio))
+
+
+def _require_fitting_space(motion: FaceMotion, renderer: RendererModels | None) -> None:
+    """Raise ValueError for motion of the other space, before any network is loaded or film read."""
+    from ..core_models.types import RendererModels
+
+    motion.require_space((renderer or RendererModels()).space)
 
 
 @contextmanager

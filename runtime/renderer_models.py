@@ -28,15 +28,10 @@ LIVEPORTRAIT_ROWS: dict[str, tuple[str, ...]] = {
     )
 }
 """Part -> the manifest rows that will do, the first of which is the one that is fetched."""
-ANIMAL_ROWS: dict[str, tuple[str, ...]] = {
-    **{
-        part: (f"liveportrait_animals_{part}_v1_1",)
-        for part in ("appearance_feature_extractor", "motion_extractor", "warping_module", "spade_generator")
-    },
-    "stitching_retargeting_module": LIVEPORTRAIT_ROWS["stitching_retargeting_module"],
-}
-RELEASES = {"people": (LIVEPORTRAIT_ROWS, "liveportrait"), "animals": (ANIMAL_ROWS, "liveportrait_animals")}
-"""Which faces the networks were trained for -> their rows, and what to fetch to have all of them."""
+SYSTEM = "liveportrait"
+"""What to fetch to have all of them."""
+PROGRESS_STEPS = 1000
+"""Steps of the bar for one file that is fetched."""
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 COMPILED = "liveportrait_frame_generator_compiled"
@@ -44,7 +39,6 @@ FRAME_GENERATOR = "liveportrait_frame_generator"
 
 
 def liveportrait_models(
-    release: str = "people",
     precision: str = "auto",
     compile_networks: bool = False,
     download: bool = False,
@@ -52,13 +46,12 @@ def liveportrait_models(
 ) -> RendererModels:
     """Return handles of LivePortrait's networks.
 
-    release: "people" or "animals". precision: of warping and generating frames; "auto" is float16 on CUDA and
+    precision: of warping and generating frames; "auto" is float16 on CUDA and
     float32 elsewhere. compile_networks: let torch.compile work on them
     first, on a graphics card. download: fetch what is missing.
     Raises WeightNotFoundError (an OSError) that lists every missing file and the command that fetches them.
     """
-    rows, to_fetch = RELEASES[release]
-    paths = _found_paths(rows, to_fetch, download, progress)
+    paths = _found_paths(download, progress)
     small = {"dtype": "float32"}
     return RendererModels(
         kind=LIVEPORTRAIT_RENDERER,
@@ -87,25 +80,32 @@ def _handle(part: str, paths: dict[str, Path], dtype: str) -> ModelHandle:
     return ModelHandle(name=f"liveportrait_{part}", path=str(paths[part]), dtype=dtype)
 
 
-def _found_paths(
-    rows: dict[str, tuple[str, ...]],
-    to_fetch: str,
-    download: bool,
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, Path]:
+def _found_paths(download: bool, progress: Callable[[int, int], None] | None) -> dict[str, Path]:
     paths: dict[str, Path] = {}
-    missing: dict[str, str] = {}
-    for part, names in rows.items():
+    missing: list[str] = []
+    for index, (part, names) in enumerate(LIVEPORTRAIT_ROWS.items()):
         found = _first_found(names)
         if found is None and download:
-            found = fetch_weight(names[0], progress)
+            found = fetch_weight(names[0], _share_of_the_bar(progress, index))
         if found is None:
-            missing[part] = names[0]
+            missing.append(part)
         else:
             paths[part] = found
     if missing:
-        raise WeightNotFoundError(_missing_message(missing, to_fetch))
+        raise WeightNotFoundError(_missing_message(missing))
     return paths
+
+
+def _share_of_the_bar(
+    progress: Callable[[int, int], None] | None, index: int
+) -> Callable[[int, int], None] | None:
+    """Return progress of file `index` as a part of one bar over all files, which never goes back."""
+    if progress is None:
+        return None
+    whole = PROGRESS_STEPS * len(LIVEPORTRAIT_ROWS)
+    return lambda done, total: progress(
+        PROGRESS_STEPS * index + PROGRESS_STEPS * done // max(total, 1), whole
+    )
 
 
 def _first_found(names: tuple[str, ...]) -> Path | None:
@@ -117,11 +117,11 @@ def _first_found(names: tuple[str, ...]) -> Path | None:
     return None
 
 
-def _missing_message(missing: dict[str, str], to_fetch: str) -> str:
-    folder = host().model_folders("liveportrait")[0]
+def _missing_message(missing: list[str]) -> str:
+    folder = host().model_folders(SYSTEM)[0]
     return (
         f"LivePortrait's files are not on this computer: {', '.join(missing)}. Run 'talking-portrait weights fetch "
-        f"{to_fetch}', or switch on 'download_if_missing' in Load LivePortrait, or put them into {folder}. To go on "
+        f"{SYSTEM}', or switch on 'download_if_missing' in Load LivePortrait, or put them into {folder}. To go on "
         "without them, choose the mesh renderer in Load LivePortrait"
     )
 

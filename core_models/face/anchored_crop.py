@@ -19,10 +19,8 @@ Coordinates are pixels, x right, y down, integers at pixel centres. The square's
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from .topology import EYE_LEFT_CONTOUR, EYE_RIGHT_CONTOUR, FACE_OVAL, LIPS_CONTOUR, MESH_POINT_COUNT
@@ -32,8 +30,6 @@ SOURCE_CROP_VY_RATIO = -0.125
 """The crop of the face that is animated: its side over the landmarks' box, and the share of the side by which
 its centre moves down (negative: up, to take in the hair)."""
 CROP_SIZE = 512
-NETWORK_INPUT_SIZE = 256
-"""Pixels: the crop that is cut out and pasted back, and what the networks look at."""
 
 JAW_CONTOUR = FACE_OVAL[FACE_OVAL.index(356) : FACE_OVAL.index(127) + 1]
 """From ear to ear at the height of the eyes, over the chin."""
@@ -148,38 +144,6 @@ def anchored_square(
     shift = (low + high) / 2 + side * np.array([vx_ratio, vy_ratio])
     centre = middle + shift[0] * across + shift[1] * down
     return FaceSquare((float(centre[0]), float(centre[1])), side, _angle(across))
-
-
-def box_square(box: Iterable[float]) -> FaceSquare:
-    """Return the upright square of a box (left, top, right, bottom); its width is the side, as in the release.
-
-    Raises ValueError unless the box is four numbers with left < right.
-    """
-    values = [float(value) for value in box]
-    if len(values) != 4:
-        raise ValueError(f"a box is left, top, right, bottom in pixels, got {values}")
-    left, top, right, bottom = values
-    return FaceSquare(((left + right) / 2, (top + bottom) / 2), right - left)
-
-
-def warped_crop(frame: np.ndarray, frame_to_crop: np.ndarray, crop_size: int = CROP_SIZE) -> np.ndarray:
-    """Return the (crop_size, crop_size, 3) uint8 crop of an (H, W, 3) uint8 frame as the release cuts it.
-
-    Sampled linearly without averaging, black outside the frame. `crop.crop_face` is the better picture; this
-    is the one the networks were shown.
-    """
-    affine = np.asarray(frame_to_crop, np.float32)[:2]
-    return cv2.warpAffine(frame, affine, (_checked_size(crop_size),) * 2, flags=cv2.INTER_LINEAR)
-
-
-def source_network_input(crop: np.ndarray, size: int = NETWORK_INPUT_SIZE) -> np.ndarray:
-    """Return a source crop (S, S, 3) uint8 at the networks' size, averaged, as the release does it."""
-    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
-
-
-def driving_network_input(crop: np.ndarray, size: int = NETWORK_INPUT_SIZE) -> np.ndarray:
-    """Return a driving crop (S, S, 3) uint8 at the networks' size, sampled linearly, as the release does it."""
-    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 def _checked_points(landmarks: np.ndarray) -> tuple[np.ndarray, CropAnchors]:

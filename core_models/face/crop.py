@@ -88,15 +88,20 @@ def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def crop_face(
-    frame: np.ndarray, crop_to_frame: np.ndarray, crop_size: int, border: int = cv2.BORDER_REPLICATE
+    frame: np.ndarray,
+    crop_to_frame: np.ndarray,
+    crop_size: int,
+    border: int = cv2.BORDER_REPLICATE,
+    averaged: bool = True,
 ) -> np.ndarray:
     """Return the (crop_size, crop_size, 3) uint8 crop of an (H, W, 3) uint8 frame.
 
-    Large reductions are averaged, not sampled, so that fine patterns do not alias. Outside the frame the
-    border mode of OpenCV applies.
+    averaged: reductions by two and more are averaged, not sampled, so that fine patterns do not alias; False samples
+    always, as the release of LivePortrait does. Outside the frame the border mode of OpenCV applies.
     """
     affine = np.asarray(crop_to_frame, np.float64)
-    finer = max(1, math.floor(math.sqrt(abs(np.linalg.det(affine[:, :2])))))
+    reduction = math.sqrt(abs(np.linalg.det(affine[:, :2])))
+    finer = max(1, math.floor(reduction)) if averaged else 1
     to_crop = np.array(
         [[1 / finer, 0, (1 - finer) / (2 * finer)], [0, 1 / finer, (1 - finer) / (2 * finer)], [0, 0, 1]]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
@@ -41,23 +42,23 @@ def portrait_video(
         raise ValueError(
             f"on_missing_face is {on_missing_face!r}; of a film choose one of {', '.join(FILM_POLICIES)}"
         )
-    kept: list[np.ndarray] = []
+    kept: deque[np.ndarray] = deque()
     followed = follow_face(_kept(frames, kept), landmarker, face_index)
     faces = list(faces_under_policy(followed, fps, on_missing_face, frame_total, progress))
     landmarks, blendshapes = _filled(faces, on_missing_face, fps)
     squares = [anchored_square(points, FACE_CROP_SCALE, vy_ratio=-FACE_CROP_RISE) for points in landmarks]
     crops = [square.crop_to_frame(FACE_CROP_SIZE) for square in smoothed_squares(squares, smoothing)]
-    rows = zip(kept, landmarks, blendshapes, crops, strict=True)
+    rows = zip(landmarks, blendshapes, crops, strict=True)
     return PortraitVideo(
-        tuple(
-            Portrait(frame, points, shown, fit_head_pose(points), crop, FACE_CROP_SIZE)
-            for frame, points, shown, crop in rows
+        tuple(  # a portrait has a copy of its frame, so the other is given up at once
+            Portrait(kept.popleft(), points, shown, fit_head_pose(points), crop, FACE_CROP_SIZE)
+            for points, shown, crop in rows
         ),
         fps,
     )
 
 
-def _kept(frames: Iterable[np.ndarray], kept: list[np.ndarray]) -> Iterable[np.ndarray]:
+def _kept(frames: Iterable[np.ndarray], kept: deque[np.ndarray]) -> Iterable[np.ndarray]:
     for frame in frames:
         kept.append(checked_frame(frame))
         yield kept[-1]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
+from .comfy_landmarks import faces_from_comfy
 from .landmarker import DetectedFace, FaceLandmarker
 from .portrait import choose_face
 
@@ -41,6 +43,30 @@ def follow_face(
         yield face
 
 
+def comfy_faces(
+    face_landmarks: Any, size: tuple[int, int], frame_count: int, face_index: int | None = None
+) -> Iterator[DetectedFace | None]:
+    """Yield the same person's face for each frame of ComfyUI's FACE_LANDMARKS, None where it is missing.
+
+    size: (width, height) of the frames in pixels. face_index: as for `follow_face`.
+    A face is followed to the nearest one. Raises ValueError for a value that is not FACE_LANDMARKS, belongs to
+    another size or fewer frames, or when the choice of face is unclear.
+    """
+    empty = np.broadcast_to(np.uint8(0), (size[1], size[0], 3))
+    last: DetectedFace | None = None
+    for index in range(frame_count):
+        faces = faces_from_comfy(face_landmarks, *size, index)
+        if last is None and faces:
+            faces = [choose_face(faces, empty, face_index)]
+        face = _nearest(faces, last) if last is not None else next(iter(faces), None)
+        last = face or last
+        yield face
+
+
+def _nearest(faces: list[DetectedFace], last: DetectedFace) -> DetectedFace | None:
+    return min(faces, key=lambda face: math.dist(face.centre, last.centre), default=None)
+
+
 def _first_face(
     frame: np.ndarray, landmarker: FaceLandmarker, face_index: int | None, search_tiles: bool
 ) -> DetectedFace | None:
@@ -58,7 +84,7 @@ def _face_near(
         close_by = landmarker.detect(frame[top:bottom, left:right], search_tiles=False)
         faces = [face.moved(left, top) for face in close_by]
     faces = faces or landmarker.detect(frame, search_tiles=search_tiles)
-    return min(faces, key=lambda face: math.dist(face.centre, last.centre), default=None)
+    return _nearest(faces, last)
 
 
 def _neighbourhood(face: DetectedFace, width: int, height: int) -> tuple[int, int, int, int]:

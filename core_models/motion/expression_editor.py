@@ -149,7 +149,7 @@ def edit_motion(motion: FaceMotion, edits: Edits) -> FaceMotion:
         rotation=angles_from_quaternions(turned),
         translation=motion.translation + _translation(motion.space, values),
         scale=motion.scale * values[:, _ZOOM_COLUMN],
-        openings=None if motion.openings is None else _edited_openings(motion.openings, _offsets(values)),
+        openings=None if motion.openings is None else _edited_openings(motion.openings, values),
     )
 
 
@@ -177,8 +177,11 @@ def _index(component: Component) -> int:
     return 3 * component[0] + AXES.index(component[1])
 
 
-def _edited_openings(openings: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    return np.maximum(openings + opening_changes(offsets), 0)
+def _edited_openings(openings: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return ratios changed by every slider but the gaze, which moves the lids' keypoints without closing them."""
+    still = values.copy()
+    still[:, _GAZE_COLUMNS] = 0
+    return np.maximum(openings + opening_changes(_offsets(still)), 0)
 
 
 def _edited_expression(motion: FaceMotion, values: np.ndarray) -> np.ndarray:

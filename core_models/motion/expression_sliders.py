@@ -177,11 +177,11 @@ EXPRESSION_SLIDERS: dict[str, Slider] = {
         SliderSide(-10.0, EYES_OPEN, {**_both("eyeWide", 1.0), **_both("eyeBlink", -1.0)}),
     ),
     "wink_left": Slider(
-        "the left eye winks",
+        "the left eye winks, the one at the picture's right",
         SliderSide(20.0, WINK_LEFT, {"eyeBlinkLeft": 1.0, "cheekSquintLeft": 0.4, "mouthSmileLeft": 0.25}),
     ),
     "wink_right": Slider(
-        "the right eye winks",
+        "the right eye winks, the one at the picture's left",
         SliderSide(
             20.0, WINK_RIGHT, {"eyeBlinkRight": 1.0, "cheekSquintRight": 0.4, "mouthSmileRight": 0.25}
         ),
@@ -196,12 +196,12 @@ EXPRESSION_SLIDERS: dict[str, Slider] = {
         ),
     ),
     "gaze_x": Slider(
-        "eyes look to the picture's right",
+        "eyes look to the picture's right; below 0 to its left",
         SliderSide(15.0, LOOK_RIGHT_OF_PICTURE, {"eyeLookOutLeft": 0.75, "eyeLookInRight": 0.75}),
         SliderSide(15.0, LOOK_LEFT_OF_PICTURE, {"eyeLookInLeft": 0.75, "eyeLookOutRight": 0.75}),
     ),
     "gaze_y": Slider(
-        "eyes look up",
+        "eyes look up; below 0 down",
         SliderSide(31.5, LOOK_UP, _both("eyeLookUp", 0.8)),
         SliderSide(31.5, LOOK_UP, _both("eyeLookDown", 0.8)),
     ),
@@ -224,7 +224,7 @@ EXPRESSION_SLIDERS: dict[str, Slider] = {
         SliderSide(10.0, PURSED_LIPS, {"mouthPucker": -0.8, **_both("mouthStretch", 0.5)}),
     ),
     "pout": Slider(
-        "lower lip to the picture's right, the release's 'pouting'",
+        "lower lip to the picture's right; below 0 to its left",
         SliderSide(
             0.045,
             LOWER_LIP_ASIDE,

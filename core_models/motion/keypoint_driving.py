@@ -7,7 +7,7 @@ so relative driving adds it to the source, and absolute driving first puts the d
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ from .keypoint_geometry import (
     keypoint_rotation,
 )
 from .keypoint_retargeting import eye_delta, lip_delta, stitched
+from .rotation import angles_from_quaternions, conjugate, multiply, power, quaternions_from_angles
 from .track import map_frames
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ class DrivingParameters:
 
     mode: "relative" adds how the driver moves; "absolute" takes how the driver looks.
     region: what follows: "all", "expression", "pose", "lips" or "eyes".
-    fit_expression: scale the movement by the size of the two faces ("expression-friendly"); relative driving of
-        a still picture by a film only. A nod becomes smaller with it.
+    fit_expression: count the movement from the motion's first frame, times the ratio of the sizes that the portrait
+        has there and by itself ("expression-friendly"); relative driving of a still picture by a film only. As in the
+        release, a motion that begins at its rest is left as it is: there the two sizes are one.
     stitching: let the stitching network keep neck and shoulders where they were.
     eye_retargeting, lip_retargeting: open eyes or lips by the driver's opening ratios. In relative mode the rest
         of the driver's motion is dropped, as the release does, unless `keep_motion` says otherwise.
@@ -78,7 +80,8 @@ class DrivingParameters:
         for name, options in (("mode", DRIVING_MODES), ("region", DRIVEN_REGIONS)):
             if getattr(self, name) not in options:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(options)}")
-        for name in ("strength", "smoothing"):
+        optional = () if self.eye_opening is None else ("eye_opening",)
+        for name in ("strength", "smoothing", *optional):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number of at least 0")
 
@@ -87,6 +90,12 @@ class DrivingParameters:
         """Whether the stitching, eye or lip network is used."""
         retargeting = self.eye_retargeting or self.lip_retargeting or self.keep_source_eyes
         return self.stitching or retargeting or (self.close_lips and self.mode == RELATIVE)
+
+    @property
+    def drops_motion(self) -> bool:
+        """Whether eye or lip retargeting takes the place of the driver's motion."""
+        retargets = self.eye_retargeting or self.lip_retargeting
+        return retargets and self.mode == RELATIVE and not self.keep_motion
 
     @property
     def moves_pose(self) -> bool:
@@ -124,7 +133,38 @@ def drive_keypoints(
     if parameters.fit_expression and parameters.mode == RELATIVE and not is_film and not is_picture:
         points = start + (points - points[:1]) * hull_ratio(start[0], points[0])
     points = _retargeted(start, points, source, motion, parameters, networks)
-    return with_keypoints(composed, start + (points - start) * parameters.strength)
+    posed = source if parameters.drops_motion else _part_of_the_way(source, composed, parameters.strength)
+    return with_keypoints(posed, start + (points - start) * parameters.strength)
+
+
+def _part_of_the_way(source: KeypointReadings, moved: KeypointReadings, share: float) -> KeypointReadings:
+    """Return `moved` with `share` of its turn, shift and growth, so that the pose says how far the head moves."""
+    if share == 1:
+        return moved
+    start, stop = (quaternions_from_angles(head_angles(one.rotation)) for one in (source, moved))
+    between = multiply(start, power(multiply(conjugate(start), stop), share))
+    return replace(
+        moved,
+        rotation=keypoint_rotation(angles_from_quaternions(between)),
+        translation=source.translation + share * (moved.translation - source.translation),
+        scale=source.scale * (moved.scale / source.scale) ** share,
+    )
+
+
+def require_drivable(motion: FaceMotion, parameters: DrivingParameters) -> None:
+    """Raise ValueError, before anything is read or loaded, for a motion that cannot drive in this way."""
+    motion.require_space(IMPLICIT_KEYPOINTS)
+    if parameters.mode == ABSOLUTE and motion.rest is None:
+        raise ValueError(
+            "absolute driving needs to know the driver's own rest, which this motion does not (retargeted, made "
+            "from speech, or joined from several drivers): use the relative mode"
+        )
+    from_driver = parameters.eye_retargeting or parameters.lip_retargeting
+    if from_driver and motion.openings is None:
+        raise ValueError(
+            "eye and lip retargeting need the driver's opening ratios, which this motion does not hold: use Motion "
+            "from Video, or switch them off"
+        )
 
 
 def _check(
@@ -133,26 +173,16 @@ def _check(
     parameters: DrivingParameters,
     networks: RetargetingNetworks | None,
 ) -> None:
-    motion.require_space(IMPLICIT_KEYPOINTS)
+    require_drivable(motion, parameters)
     if motion.frame_count > 1 and source.frame_count not in (1, motion.frame_count):
         raise ValueError(
             f"the source film has {source.frame_count} frames and the motion {motion.frame_count}: resample or "
             "slice the motion to the film's rate and length"
         )
-    if parameters.mode == ABSOLUTE and motion.rest is None:
-        raise ValueError(
-            "absolute driving needs to know the driver's own rest, which this motion does not (retargeted, edited "
-            "or made from speech): use the relative mode"
-        )
     if parameters.needs_networks and networks is None:
         raise ValueError("stitching and retargeting need LivePortrait's networks: connect Load LivePortrait")
-    from_driver = parameters.eye_retargeting or parameters.lip_retargeting
-    if from_driver and motion.openings is None:
-        raise ValueError(
-            "eye and lip retargeting need the driver's opening ratios, which this motion does not hold: use Motion "
-            "from Video, or switch them off"
-        )
     closes_lips = parameters.close_lips and parameters.mode == RELATIVE
+    from_driver = parameters.eye_retargeting or parameters.lip_retargeting
     if (from_driver or closes_lips or parameters.keep_source_eyes) and source.openings is None:
         raise ValueError(
             "retargeting needs the portrait's own opening ratios, which its reading does not hold"
@@ -239,8 +269,7 @@ def _retargeted(
 ) -> np.ndarray:
     """Return keypoints after stitching and retargeting, in the order of the release (its Algorithm 1)."""
     if parameters.eye_retargeting or parameters.lip_retargeting:
-        follows = parameters.mode == ABSOLUTE or parameters.keep_motion
-        points = points if follows else start
+        points = start if parameters.drops_motion else points
         if parameters.eye_retargeting:
             points = points + eye_delta(networks.eye, start, source.openings, motion.openings[:, 0])
         if parameters.lip_retargeting:

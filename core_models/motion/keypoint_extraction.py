@@ -24,12 +24,14 @@ CPU_BATCH, ACCELERATOR_BATCH = 1, 16
 Item = TypeVar("Item")
 
 
-def network_picture(crop: np.ndarray, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
-    """Return a square crop (S, S, 3) uint8 as the networks see it: (256, 256, 3) uint8.
+def network_picture(
+    crop: np.ndarray, interpolation: int = cv2.INTER_AREA, size: int = NETWORK_SIZE
+) -> np.ndarray:
+    """Return a square crop (S, S, 3) uint8 as the networks see it: (size, size, 3) uint8.
 
     The release averages a portrait's crop and interpolates a driver's (cv2.INTER_LINEAR).
     """
-    return cv2.resize(crop, (NETWORK_SIZE, NETWORK_SIZE), interpolation=interpolation)
+    return cv2.resize(crop, (size, size), interpolation=interpolation)
 
 
 def network_input(pictures: Sequence[np.ndarray], network: torch.nn.Module) -> torch.Tensor:

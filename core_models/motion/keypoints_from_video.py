@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from ..face.anchored_crop import CROP_SIZE
 from ..face.crop import crop_face
 from ..face.driving_crop import driving_crop_to_frame
 from ..face.opening_ratios import opening_ratios
-from ..face.tracking import follow_face
 from ..types import FaceMotion, ProgressCallback
 from .keypoint_extraction import (
     batch_size,
@@ -27,11 +27,10 @@ from .missing_faces import faces_under_policy, filled_motion, require_known_poli
 from .track import smooth_motion
 
 if TYPE_CHECKING:
-    from ..face.landmarker import FaceLandmarker
+    from ..face.landmarker import DetectedFace
     from .motion_extractor import MotionExtractor
 
 CROP_CHOICES = ("automatic", "always", "never")
-CROP_SIZE = 512
 CLOSE_ENOUGH = 0.8
 """A square video is taken whole when the crop around its face would be at least this share of its side."""
 
@@ -46,7 +45,6 @@ class DriverParameters:
     crop: "automatic" cuts a square around the face, one for the whole video, unless the video is such a square
         already; "always", "never" (then frames are squeezed into a square, as the release does).
     on_missing_face: as for motion in blendshapes: "error", "previous", "interpolate" or "skip".
-    face_index: which face of the first frame that has any, 0 the largest; None chooses by itself.
     rest_frame: which frame counts as the driver's rest, among those that have a face; LivePortrait takes the first.
     smoothing: passes of the kernel [1 2 1] / 4 along time over expression and head pose, but not over the eyes,
         whose blinks last only a few frames. LivePortrait does none.
@@ -54,20 +52,22 @@ class DriverParameters:
 
     crop: str = "automatic"
     on_missing_face: str = "error"
-    face_index: int | None = None
     rest_frame: int = 0
     smoothing: int = 0
 
     def __post_init__(self) -> None:
         require_known_policy(self.on_missing_face)
+        for name in ("rest_frame", "smoothing"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
         if self.crop not in CROP_CHOICES:
             raise ValueError(f"crop is {self.crop!r}, expected one of {', '.join(CROP_CHOICES)}")
 
 
 def keypoint_motion_from_frames(
     frames: Frames,
+    faces: Iterable[DetectedFace | None],
     fps: float,
-    landmarker: FaceLandmarker,
     extractor: MotionExtractor,
     frame_total: int,
     parameters: DriverParameters | None = None,
@@ -75,12 +75,13 @@ def keypoint_motion_from_frames(
 ) -> FaceMotion:
     """Return the motion of one face in a video, in implicit keypoints at the video's rate.
 
-    The frames are gone through twice: for the landmarks, from which the crop and the opening ratios come, and for
-    the networks; one batch of them is held at a time. progress counts both times.
+    faces: the face in each frame, None where it is missing; they may be found as they are asked for. From their
+    landmarks come the crop and the opening ratios. The frames themselves are gone through afterwards, for the
+    network; one batch of them is held at a time. progress counts both times.
+    A video of one frame is a driving picture.
     Raises FaceNotFoundError (a ValueError) when no frame has a face, or one lacks it and the policy is "error".
     """
     parameters = parameters or DriverParameters()
-    faces = follow_face(frames(), landmarker, parameters.face_index)
     steps = None if progress is None else lambda done, _: progress(done, 2 * frame_total)
     policy = parameters.on_missing_face
     landmarks = [
@@ -93,7 +94,8 @@ def keypoint_motion_from_frames(
     steps = None if progress is None else lambda done: progress(frame_total + done, 2 * frame_total)
     readings = _read_in_batches(pictures, extractor, found, steps)
     readings = replace(readings, openings=opening_ratios(np.stack(known)))
-    motion = filled_motion(motion_from_readings(readings, fps, parameters.rest_frame), found, policy)
+    driven = motion_from_readings(readings, fps, parameters.rest_frame, is_picture=len(found) == 1)
+    motion = filled_motion(driven, found, policy)
     return smooth_motion(motion, parameters.smoothing)
 
 

@@ -28,10 +28,14 @@ def gates_from_text(text: str) -> GateKeys:
     Key frames are separated by commas, semicolons or new lines and may come in any order; each is the time in
     seconds, a colon, and regions with their gates of 0..1, joined by "+". Without a time a gate holds throughout.
     A region passes smoothly between the keys that name it; regions that are not named keep the gates they have.
-    Raises ValueError for a key of another form, an unknown region, a gate outside 0..1, or two for one time.
+    Raises ValueError for a key of another form, keys with a time beside some without, an unknown region, a gate
+    outside 0..1, or two for one time.
     """
     keys: dict[str, list[tuple[float, float]]] = {}
-    for part in keyframe_parts(text):
+    parts = keyframe_parts(text)
+    if len({":" in part for part in parts}) > 1:
+        raise ValueError(f"some gates in {text!r} have a time and others none: {_HELP}")
+    for part in parts:
         seconds, terms = _key(part)
         for term in _terms(terms):
             region, gate = _term(term, part)

@@ -24,7 +24,8 @@ def scale_motion(motion: FaceMotion, gains: Mapping[str, float]) -> FaceMotion:
     """Return the motion with each named region stronger or weaker.
 
     gains: {region: 0..3}; 0 is rest, 1 leaves it, regions not named stay. Blendshapes are clipped to 0..1.
-    The pose turns by `gain` times the angle about the same axis, and scale is raised to the power `gain`.
+    The pose turns by `gain` times the angle about the same axis, and scale is raised to the power `gain`. Opening
+    ratios, which were measured before, are dropped when lips, jaw or eyes change.
     Raises ValueError for an unknown region or a gain outside 0..3.
     """
     expect_known_regions(gains)
@@ -36,8 +37,10 @@ def scale_motion(motion: FaceMotion, gains: Mapping[str, float]) -> FaceMotion:
         factors[region_columns([region], motion.space)] = gain
     pose = float(gains.get("pose", 1.0))
     turned = power(quaternions_from_angles(motion.rotation), pose)
+    measured = {"lips", "jaw", "eyes"} & {region for region, gain in gains.items() if gain != 1}
     return replace(
         motion,
+        openings=None if measured else motion.openings,
         expression=_within_range(motion.expression * factors, motion.space),
         rotation=motion.rotation if pose == 1 else angles_from_quaternions(turned),
         translation=motion.translation * pose,
@@ -56,7 +59,8 @@ def mix_motion(base: FaceMotion, other: FaceMotion, gates: Mapping[str, float | 
     Both are movements away from a rest, and so is the mix; what the base's rest reads stays with it. Rotations are
     mixed along the shortest arc, scale in its logarithm, opening ratios where both tracks know them.
     `other` is resampled to the base's rate. The result is as long as the base: what is longer in `other` is
-    left out; where it ends earlier, the base takes over within the last 0.2 s before its end.
+    left out; where it ends earlier, the base takes over within the last 0.2 s before its end. A single frame, of a
+    driving picture or a still edit, holds throughout.
     Raises ValueError for an unknown region, a gate outside 0..1 or of another length, or tracks of two spaces.
     """
     if base.space != other.space:
@@ -65,8 +69,9 @@ def mix_motion(base: FaceMotion, other: FaceMotion, gates: Mapping[str, float | 
             "the one in blendshapes"
         )
     expect_known_regions(gates)
-    other = resample_motion(other, base.fps)
-    present = _presence(other.frame_count, base.frame_count, base.fps)
+    is_still = other.frame_count == 1
+    other = other if is_still else resample_motion(other, base.fps)
+    present = _presence(base.frame_count if is_still else other.frame_count, base.frame_count, base.fps)
     rows = np.minimum(np.arange(base.frame_count), other.frame_count - 1)
     weights = {name: _gate(name, value, base.frame_count) * present for name, value in gates.items()}
     share = np.zeros(base.expression.shape)

@@ -78,6 +78,7 @@ def _blended(
     return replace(
         first,
         fps=fps,
+        rest=first.rest if first.rest is second.rest else None,
         expression=mixed(first.expression[first_rows], second.expression[second_rows]),
         rotation=angles_from_quaternions(turned),
         translation=mixed(first.translation[first_rows], second.translation[second_rows]),
@@ -204,7 +205,7 @@ def join_motion(motions: Sequence[FaceMotion], cross_fade: float = 0.0) -> FaceM
     """Return the tracks one after the other, at the rate of the first; the others are resampled to it.
 
     cross_fade: seconds in which a track's end and the next one's beginning overlap and blend; the whole gets
-    shorter by that much per seam.
+    shorter by that much per seam. What the rest reads is kept when all tracks have one and the same.
     Raises ValueError for no tracks, different spaces, or a track too short for its fades.
     """
     if not motions:

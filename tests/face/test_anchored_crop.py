@@ -1,15 +1,12 @@
 """Crops from the face mesh's own points, and the one crop of a driving video."""
 
+import cv2
 import numpy as np
 import pytest
 from talking_portrait.core_models.face.anchored_crop import (
     CROP_ANCHORS,
     FaceSquare,
     anchored_square,
-    box_square,
-    driving_network_input,
-    source_network_input,
-    warped_crop,
 )
 from talking_portrait.core_models.face.crop import apply_affine, face_crop_to_frame
 from talking_portrait.core_models.face.driving_crop import (
@@ -18,6 +15,7 @@ from talking_portrait.core_models.face.driving_crop import (
     driving_square,
 )
 from talking_portrait.core_models.face.topology import FACE_OVAL, mirror_indices
+from talking_portrait.core_models.motion.keypoint_extraction import network_picture
 
 POINTS_OF_68 = (
     *(127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356),
@@ -80,20 +78,17 @@ def test_the_centre_lands_where_the_release_puts_it():
     np.testing.assert_allclose(corners, [[0, 0], [512, 0], [512, 512], [0, 512]], atol=1e-2)
 
 
-def test_portrait_crop_is_the_source_crop(astronaut, astronaut_portrait):
+def test_portrait_crop_is_the_source_crop(astronaut_portrait):
     square = anchored_square(astronaut_portrait.landmarks, 2.3, vy_ratio=-0.125)
     np.testing.assert_array_equal(astronaut_portrait.crop_to_frame, square.crop_to_frame(512))
     np.testing.assert_array_equal(face_crop_to_frame(astronaut_portrait.landmarks), square.crop_to_frame(512))
-    crop = warped_crop(astronaut, square.frame_to_crop(512), 512)
-    assert crop.shape == (512, 512, 3)
-    assert source_network_input(crop).shape == driving_network_input(crop).shape == (256, 256, 3)
 
 
 def test_source_pictures_are_averaged_and_driving_pictures_sampled():
     stripes = np.zeros((96, 96, 3), np.uint8)
     stripes[:, 1::3] = 255  # the middle column of every three
-    assert np.abs(source_network_input(stripes, 32).astype(int) - 85).max() <= 1
-    assert (driving_network_input(stripes, 32) == 255).all()
+    assert np.abs(network_picture(stripes, size=32).astype(int) - 85).max() <= 1
+    assert (network_picture(stripes, cv2.INTER_LINEAR, 32) == 255).all()
 
 
 def test_driving_crop_is_the_mean_box(astronaut_landmarks):
@@ -136,14 +131,6 @@ def test_clips_keep_the_face_in_their_crop(shared_data, landmarker):
     for points in track:
         assert (points[:468, :2] > corners[0]).all()
         assert (points[:468, :2] < corners[1]).all()
-
-
-def test_box_must_be_one():
-    assert box_square((10, 20, 50, 60)) == FaceSquare((30, 40), 40)
-    with pytest.raises(ValueError, match="left, top, right, bottom"):
-        box_square((1, 2, 3))
-    with pytest.raises(ValueError, match="positive side"):
-        box_square((50, 20, 10, 60))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from talking_portrait.core_models.face.anchored_crop import anchored_square, warped_crop
+from talking_portrait.core_models.face.anchored_crop import anchored_square
 from talking_portrait.core_models.face.crop import crop_face, face_crop_to_frame
 from talking_portrait.core_models.face.pasting import paste_back, paste_crops, plan_paste_back
 from talking_portrait.core_models.face.picture import picture_from_array
@@ -49,7 +49,8 @@ def test_single_pixel():
     landmarks = np.random.default_rng(0).uniform(-2, 2, (478, 3))
     affine = face_crop_to_frame(landmarks)
     assert (crop_face(frame, affine, 64) == 77).all()
-    assert warped_crop(frame, anchored_square(landmarks, 2.3).frame_to_crop(64), 64).shape == (64, 64, 3)
+    square = anchored_square(landmarks, 2.3)
+    assert crop_face(frame, square.crop_to_frame(64), 64, averaged=False).shape == (64, 64, 3)
     pasted = paste_back(frame, np.full((512, 512, 3), 9, np.uint8), affine)
     assert pasted.shape == (1, 1, 3)
     assert pasted[0, 0, 0] == 9

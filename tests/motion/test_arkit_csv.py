@@ -92,7 +92,7 @@ class TestRoundTrip:
         )
 
     def test_only_blendshapes_can_be_written(self, tmp_path):
-        with pytest.raises(ValueError, match="Retarget Motion"):
+        with pytest.raises(ValueError, match="choose LivePortrait"):
             write_arkit_csv(FaceMotion.at_rest(3, 25, IMPLICIT_KEYPOINTS), tmp_path / "motion.csv")
         assert not list(tmp_path.iterdir())
 

@@ -144,5 +144,5 @@ class TestDrift:
 def test_blinks_and_gaze_need_blendshapes():
     keypoints = FaceMotion.at_rest(10, 25, IMPLICIT_KEYPOINTS)
     for add in (add_blinks, add_saccades):
-        with pytest.raises(ValueError, match="Retarget Motion"):
+        with pytest.raises(ValueError, match="choose LivePortrait"):
             add(keypoints, np.random.default_rng(0))

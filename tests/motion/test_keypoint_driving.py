@@ -111,6 +111,32 @@ class TestModes:
         )
         np.testing.assert_allclose(scaled, strength * once, atol=1e-6)
 
+    @pytest.mark.parametrize("strength", [0.0, 0.5, 1.5])
+    def test_the_pose_on_the_wire_is_the_one_that_is_shown(self, strength):
+        """So that a later node that holds the head still really does, whatever was fitted before."""
+        source = made_readings(0, 1)
+        turning = replace(
+            made_readings(1, 3), rotation=extractor_rotation(np.array([[0, 0, 0], [0, 10, 0], [0, 20, 0]]))
+        )
+        motion = motion_from_readings(turning, 25.0)
+        fitted = motion_between(
+            source, drive_keypoints(source, motion, replace(PLAIN, strength=strength)), 25.0
+        )
+        np.testing.assert_allclose(fitted.rotation, strength * motion.rotation, atol=0.01)
+
+    def test_dropped_motion_turns_no_head(self, networks):
+        source, motion = made_readings(0, 1), motion_from_readings(made_readings(1, 4), 25.0)
+        dropped = replace(PLAIN, eye_retargeting=True)
+        fitted = motion_between(source, drive_keypoints(source, motion, dropped, networks), 25.0)
+        np.testing.assert_allclose(fitted.rotation, 0, atol=1e-4)
+        np.testing.assert_allclose(fitted.scale, 1, atol=1e-6)
+
+    def test_fitting_leaves_a_motion_that_begins_at_rest(self):
+        source, motion = made_readings(0, 1), motion_from_readings(made_readings(1, 4), 25.0)
+        plain = drive_keypoints(source, motion, PLAIN).keypoints
+        fitted = drive_keypoints(source, motion, replace(PLAIN, fit_expression=True)).keypoints
+        np.testing.assert_allclose(fitted, plain, atol=1e-6)
+
     def test_retargeting_drops_the_motion_unless_it_is_kept(self, networks):
         source, motion = made_readings(0, 1), motion_from_readings(made_readings(1, 4), 25.0)
         dropped = replace(PLAIN, eye_retargeting=True)

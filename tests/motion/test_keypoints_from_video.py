@@ -10,6 +10,7 @@ from talking_portrait.core_models.face.film_portrait import portrait_video, smoo
 from talking_portrait.core_models.face.landmarker import DetectedFace, FaceNotFoundError
 from talking_portrait.core_models.face.pose import project_shape
 from talking_portrait.core_models.face.topology import canonical_face
+from talking_portrait.core_models.face.tracking import follow_face
 from talking_portrait.core_models.motion.keypoints_from_video import (
     DriverParameters,
     crop_affine,
@@ -80,10 +81,11 @@ def frames_of(levels, size=(120, 160)):
 def read(levels, fps=25.0, size=(120, 160), landmarker=None, progress=None, **settings):
     frames = frames_of(levels, size)
     parameters = DriverParameters(**{"crop": "never", **settings})
+    faces = follow_face(iter(frames), landmarker or KnownFace())
     return keypoint_motion_from_frames(
         lambda: iter(frames),
+        faces,
         fps,
-        landmarker or KnownFace(),
         ReadsBrightness(),
         len(frames),
         parameters,
@@ -110,7 +112,8 @@ class TestReading:
     def test_every_frame_is_seen_at_the_size_of_the_network(self):
         extractor = ReadsBrightness()
         frames = frames_of([100, 110])
-        keypoint_motion_from_frames(lambda: iter(frames), 25.0, KnownFace(), extractor, 2)
+        faces = follow_face(iter(frames), KnownFace())
+        keypoint_motion_from_frames(lambda: iter(frames), faces, 25.0, extractor, 2)
         assert {size[1:] for size in extractor.sizes} == {(3, 256, 256)}
 
     def test_a_picture_is_a_motion_of_one_frame(self):
@@ -179,6 +182,12 @@ class TestMissingFaces:
     def test_never_a_face(self, policy):
         with pytest.raises(FaceNotFoundError, match="no face in"):
             read([FACELESS] * 3, on_missing_face=policy)
+
+    def test_one_face_in_a_video_is_no_driving_picture(self):
+        """It shows nothing of how the driver moves, so nothing moves."""
+        motion = read([FACELESS, 120, FACELESS], on_missing_face="interpolate")
+        assert motion.frame_count == 3
+        np.testing.assert_allclose(motion.expression, 0, atol=1e-6)
 
     def test_zero_frames(self):
         with pytest.raises(ValueError, match="the video has no frames"):

@@ -48,6 +48,7 @@ class TestText:
             ("0: lips 1 2", "cannot read the gate"),
             ("0: lips 1, 0: lips 0", "two gates of 'lips' at 0 s"),
             ("0:", "cannot read the gate"),
+            ("2: lips 1, jaw 1", "some gates in .* have a time and others none"),
         ],
     )
     def test_what_cannot_be_read(self, text, message):
@@ -104,6 +105,11 @@ class TestMixing:
         assert mixed.frame_count == base.frame_count
         assert mixed.rotation[5, 1] == pytest.approx(10, abs=1e-3)
         assert mixed.rotation[-1, 1] == pytest.approx(0, abs=1e-6)
+
+    def test_a_still_edit_holds_throughout(self, space):
+        mixed = mix_motion(constant_motion(0.0, space), constant_motion(0.7, space, count=1), {"lips": 1.0})
+        lips = np.abs(mixed.expression).max(axis=1)
+        np.testing.assert_allclose(lips, 0.7, atol=1e-6)
 
 
 def test_two_spaces_are_not_mixed():

@@ -77,19 +77,30 @@ class TestLoad:
         plain = self.load(nodes, model="LivePortrait", precision="bfloat16")
         assert plain.frame_generator != models.frame_generator, "compiled networks are kept apart"
 
-    def test_animals_stitch_with_the_networks_for_people(self, nodes, monkeypatch, tmp_path):
-        monkeypatch.setattr(renderer_models, "find_weight", lambda name, explicit=None: tmp_path / name)
-        models = self.load(nodes, model="LivePortrait animals")
-        assert "animals_warping_module_v1_1" in models.frame_generator.path
-        assert models.retargeting.path.endswith("liveportrait_stitching_retargeting_module")
-
     def test_every_row_is_in_the_manifest(self):
         from talking_portrait.weights_manifest.manifest import weight_row
 
-        for rows, _ in renderer_models.RELEASES.values():
-            for names in rows.values():
-                for name in names:
-                    assert weight_row(name).name == name
+        for names in renderer_models.LIVEPORTRAIT_ROWS.values():
+            for name in names:
+                assert weight_row(name).name == name
+
+    def test_fetching_shows_one_bar_that_never_goes_back(self, monkeypatch, tmp_path):
+        def nowhere(name, explicit=None):
+            raise WeightNotFoundError(name)
+
+        def fetched(name, progress):
+            for done in (0, 50, 100):
+                progress(done, 100)
+            return tmp_path / name
+
+        seen = []
+        monkeypatch.setattr(renderer_models, "find_weight", nowhere)
+        monkeypatch.setattr(renderer_models, "fetch_weight", fetched)
+        renderer_models.liveportrait_models(
+            download=True, progress=lambda done, total: seen.append(done / total)
+        )
+        assert seen == sorted(seen)
+        assert seen[-1] == 1.0
 
     def test_unknown_precision(self):
         with pytest.raises(ValueError, match="precision is 'int8'"):
@@ -111,7 +122,7 @@ class TestPassingThrough:
 
     def test_the_mesh_refuses_implicit_keypoints(self, nodes, astronaut_portrait):
         motion = FaceMotion.at_rest(2, 25.0, IMPLICIT_KEYPOINTS)
-        with pytest.raises(ValueError, match="Retarget Motion"):
+        with pytest.raises(ValueError, match="choose LivePortrait"):
             node(nodes, "TP_WarpingRenderer").render(
                 astronaut_portrait, motion, expression_strength=1.0, head_strength=1.0, interpolation="linear"
             )
@@ -219,3 +230,55 @@ def test_a_film_goes_through_the_mesh_and_the_video_has_its_length(
     )
     (path,) = result["result"]
     assert sum(1 for _ in read_video_frames(path)) == 13, "half a second of sound at 25 frames per second"
+
+
+class TestComfyUIFaces:
+    def wire(self, landmarks, turns):
+        """FACE_LANDMARKS of one face that opens its jaw, frame by frame."""
+        frames = [
+            [
+                {
+                    "landmarks_xy": np.asarray(landmarks)[:, :2],
+                    "landmarks_3d": np.asarray(landmarks),
+                    "blendshapes": {"jawOpen": turn},
+                    "presence": 9.0,
+                }
+            ]
+            for turn in turns
+        ]
+        return {"frames": frames, "image_size": (512, 512)}
+
+    def read(self, nodes, frames, **settings):
+        defaults = {
+            "fps": 25.0,
+            "on_missing_face": "error",
+            "face_index": -1,
+            "smoothing": 0,
+            "calibrate": True,
+        }
+        return node(nodes, "TP_MotionFromVideo").read(frames, **{**defaults, **settings})[0]
+
+    def test_they_drive_without_a_detector(self, nodes, image_of, astronaut, astronaut_landmarks):
+        frames = image_of(astronaut, astronaut, astronaut)
+        motion = self.read(
+            nodes, frames, face_landmarks=self.wire(astronaut_landmarks.landmarks, (0.0, 0.3, 0.6))
+        )
+        np.testing.assert_allclose(motion.blendshape("jawOpen"), [0, 0.3, 0.6], atol=1e-6)
+
+    def test_a_frame_without_a_face_follows_the_policy(self, nodes, image_of, astronaut, astronaut_landmarks):
+        wire = self.wire(astronaut_landmarks.landmarks, (0.0, 0.3, 0.6))
+        wire["frames"][1] = []
+        frames = image_of(astronaut, astronaut, astronaut)
+        motion = self.read(nodes, frames, face_landmarks=wire, on_missing_face="interpolate")
+        np.testing.assert_allclose(motion.blendshape("jawOpen"), [0, 0.3, 0.6], atol=1e-6)
+        with pytest.raises(ValueError, match="no face in frame 1"):
+            self.read(nodes, frames, face_landmarks=wire)
+
+    def test_fewer_frames_than_pictures(self, nodes, image_of, astronaut, astronaut_landmarks):
+        wire = self.wire(astronaut_landmarks.landmarks, (0.0,))
+        with pytest.raises(ValueError, match="hold 1 frame"):
+            self.read(nodes, image_of(astronaut, astronaut), face_landmarks=wire)
+
+    def test_nothing_connected(self, nodes, image_of, astronaut):
+        with pytest.raises(ValueError, match="connect face_detector"):
+            self.read(nodes, image_of(astronaut))

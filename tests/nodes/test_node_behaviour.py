@@ -258,7 +258,7 @@ def test_renderer_without_audio_gives_none(nodes, small_portrait, talking_motion
 
 
 def test_renderer_names_the_converter_for_the_other_space(nodes, small_portrait):
-    with pytest.raises(ValueError, match="Retarget Motion"):
+    with pytest.raises(ValueError, match="choose LivePortrait"):
         run(
             *("TP_WarpingRenderer", nodes),
             portrait=small_portrait,

@@ -159,9 +159,9 @@ def test_progress_may_cancel(renderer):
 
 def test_motion_of_another_space_is_refused_with_what_to_do(renderer):
     motion = FaceMotion.at_rest(1, 25, IMPLICIT_KEYPOINTS)
-    with pytest.raises(ValueError, match="Retarget Motion"):
+    with pytest.raises(ValueError, match="choose LivePortrait"):
         renderer.render(motion, 0)
-    with pytest.raises(ValueError, match="Retarget Motion"):
+    with pytest.raises(ValueError, match="choose LivePortrait"):
         next(renderer.frames(motion))
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...face.pasting import paste_crops
+from ...face.pasting import NETWORK_CROP_FEATHER, paste_crops
 from ...motion.keypoint_driving import moved_readings
 from ...motion.keypoint_extraction import batched
 from ...motion.regions import scale_motion
 from ...types import FaceMotion, Portrait, PortraitVideo, ProgressCallback, portraits_of
 from ..film_motion import film_rows
+from ..mesh import STRENGTH_RANGE
 from .portrait_reading import appearance_features, read_portrait
 
 if TYPE_CHECKING:
@@ -54,13 +55,16 @@ class KeypointRendererParameters:
     expression_strength: float = 1.0
     head_strength: float = 1.0
     paste_back: bool = True
-    feather: float = 0.08
+    feather: float = NETWORK_CROP_FEATHER
     batch: int = 0
 
     def __post_init__(self) -> None:
         for name in ("expression_strength", "head_strength"):
-            if not 0 <= getattr(self, name) <= 2:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 2")
+            low, high = STRENGTH_RANGE
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected {low:g} to {high:g}")
+        if not 0 <= self.feather <= 0.5:
+            raise ValueError(f"feather is {self.feather}, expected a share of the crop's side from 0 to 0.5")
         if self.batch < 0:
             raise ValueError(f"batch is {self.batch}, expected 0 (automatic) or more")
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...motion.keypoint_driving import DrivingParameters, drive_keypoints, motion_between
+from ...motion.keypoint_driving import (
+    DrivingParameters,
+    drive_keypoints,
+    motion_between,
+    require_drivable,
+)
 from ...types import FaceMotion, Portrait, PortraitVideo, ProgressCallback
 from ..film_motion import film_rows, motion_at_film_rate
 from .portrait_reading import read_portrait
@@ -24,12 +30,16 @@ def stitched_motion(
 ) -> FaceMotion:
     """Return the motion by which the portrait moves, away from the portrait itself, as `drive_keypoints` says.
 
-    A film's motion comes at the film's rate. Raises ValueError as `drive_keypoints` does.
+    A film's motion comes at the film's rate; each of its frames is a difference from that frame of the film, so it
+    is to be rendered as it is. Opening ratios are not known any more.
+    Raises ValueError as `drive_keypoints` does, most of it before the portrait is read.
     """
+    require_drivable(motion, parameters)
     readings = read_portrait(portrait, extractor, progress)
-    if readings.frame_count > 1 and motion.frame_count > 1:
+    is_film = isinstance(portrait, PortraitVideo)
+    if is_film and motion.frame_count > 1:
         motion = motion_at_film_rate(motion, portrait)
         readings = readings.rows(film_rows(motion.frame_count, portrait))
     driven = drive_keypoints(readings, motion, parameters, networks)
-    fps = portrait.fps if isinstance(portrait, PortraitVideo) else motion.fps
-    return motion_between(readings, driven, fps)
+    fitted = motion_between(readings, driven, portrait.fps if is_film else motion.fps)
+    return replace(fitted, openings=None)  # the portrait's own at rest are not the ratios of what it now does

@@ -43,10 +43,12 @@ def read_portrait(
     """Return the implicit keypoints and opening ratios of a portrait: one reading, or one for each frame of a film."""
     portraits = portraits_of(portrait)
     parts: list[KeypointReadings] = []
+    done = 0
     for batch in batched(portraits, batch_size(extractor)):
         parts.append(read_keypoints([source_picture(one) for one in batch], extractor))
+        done += len(batch)
         if progress is not None:
-            progress(sum(part.frame_count for part in parts), len(portraits))
+            progress(done, len(portraits))
     openings = opening_ratios(np.stack([one.landmarks for one in portraits]))
     return replace(joined_readings(parts), openings=openings)
 
