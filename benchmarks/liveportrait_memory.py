@@ -27,7 +27,10 @@ def made_networks(published: bool) -> Any:
     """Return LivePortrait's networks with random weights, narrow ones unless `published`."""
     import torch
     from talking_portrait.core_models.motion.motion_extractor import MotionExtractor
-    from talking_portrait.core_models.rendering.liveportrait.appearance import AppearanceFeatureExtractor
+    from talking_portrait.core_models.rendering.liveportrait.appearance import (
+        AppearanceFeatureExtractor,
+        AppearanceParameters,
+    )
     from talking_portrait.core_models.rendering.liveportrait.dense_motion import DenseMotionParameters
     from talking_portrait.core_models.rendering.liveportrait.frame_generator import FrameGenerator
     from talking_portrait.core_models.rendering.liveportrait.generator import (
@@ -39,18 +42,19 @@ def made_networks(published: bool) -> Any:
 
     torch.manual_seed(0)
     if published:
+        appearance = AppearanceFeatureExtractor()
         warping, generator = WarpingModule(), SpadeGenerator()
     else:
-        motion = DenseMotionParameters(first_channels=4, max_channels=16)
+        volume = {"volume_channels": 4, "volume_depth": 4}
+        appearance = AppearanceFeatureExtractor(AppearanceParameters(max_channels=16, **volume))
+        motion = DenseMotionParameters(compressed_channels=1, first_channels=4, max_channels=16, **volume)
         warping = WarpingModule(WarpingParameters(out_channels=32, dense_motion=motion))
         generator = SpadeGenerator(
             GeneratorParameters(feature_channels=32, channels=64, middle_blocks=1, out_channels=16)
         )
     extractor = MotionExtractor().eval()
     torch.nn.init.constant_(extractor.detector.fc_scale.bias, 1.5)  # a face has a size
-    return KeypointNetworks(
-        AppearanceFeatureExtractor().eval(), extractor, FrameGenerator(warping.eval(), generator.eval())
-    )
+    return KeypointNetworks(appearance.eval(), extractor, FrameGenerator(warping.eval(), generator.eval()))
 
 
 def render(frame_count: int, folder: Path, published: bool) -> None:
