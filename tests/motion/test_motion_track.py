@@ -1,5 +1,7 @@
 """Tracks in time: resampling, slicing, joining and smoothing, in both motion spaces."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,6 +27,7 @@ from talking_portrait.core_models.types import (
     EXPRESSION_SIZE,
     IMPLICIT_KEYPOINTS,
     FaceMotion,
+    KeypointRest,
 )
 
 RATES = (12.5, 23, 23.976, 24, 25, 29.97, 30, 50, 60)
@@ -303,3 +306,24 @@ class TestRotation:
         whole = degrees_apart(first, second)
         part = degrees_apart(first, angles_from_quaternions(between))
         assert part == pytest.approx(weight * whole, abs=1e-3)
+
+
+@pytest.mark.parametrize("space", [BLENDSHAPES, IMPLICIT_KEYPOINTS])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["expression", "rotation", "translation", "scale", "openings"])
+def test_a_track_never_holds_nan_or_infinity(space, name, bad):
+    """It is refused where it would come into being, so that no node has to look for it."""
+    motion = replace(waving(5, 25, space), openings=np.full((5, 3), 0.3))
+    values = np.array(getattr(motion, name))
+    values[3, ...] = bad
+    with pytest.raises(ValueError, match=f"FaceMotion.{name} holds NaN or infinity"):
+        replace(motion, **{name: values})
+
+
+def test_what_the_rest_reads_is_finite_too():
+    with pytest.raises(ValueError, match="KeypointRest.expression holds NaN"):
+        KeypointRest(np.full(63, np.nan), np.zeros(3), np.zeros(3), 1.5)
+    with pytest.raises(ValueError, match="KeypointRest.scale is nan"):
+        KeypointRest(np.zeros(63), np.zeros(3), np.zeros(3), float("nan"))
+    with pytest.raises(ValueError, match="the track holds blendshapes"):
+        replace(waving(5, 25), rest=KeypointRest(np.zeros(63), np.zeros(3), np.zeros(3), 1.5))

@@ -126,7 +126,6 @@ class TestPicture:
         sizes = [len(points) for points in networks.frame_generator.batches]
         assert sizes == [batch] * (5 // batch) + ([5 % batch] if 5 % batch else [])
         points = np.concatenate(networks.frame_generator.batches)
-        assert np.abs(np.diff(points, axis=0)).min() < np.abs(points).max()
         assert (np.abs(np.diff(points, axis=0)).max(axis=(1, 2)) > 1e-3).all(), (
             "each frame has its own keypoints"
         )
@@ -140,11 +139,8 @@ class TestPicture:
 
     def test_strengths(self, astronaut_portrait, networks):
         still = KeypointRendererParameters(expression_strength=0.0, head_strength=0.0)
-        motion = moving(3)
-        eyes = np.zeros((3, 21, 3))
-        motion = replace(motion, expression=(motion.expression.reshape(3, 21, 3) + eyes).reshape(3, -1))
         renderer = KeypointRenderer(astronaut_portrait, networks, still)
-        list(renderer.frames(motion))
+        list(renderer.frames(moving(3)))
         points = np.concatenate(networks.frame_generator.batches) - renderer.readings.keypoints
         moved = np.abs(points).max(axis=(0, 2)) > 1e-6
         assert set(np.flatnonzero(moved)) == {11, 13, 15, 16, 18}, "only lids and gaze are left"
