@@ -321,9 +321,9 @@ def test_a_track_never_holds_nan_or_infinity(space, name, bad):
 
 
 def test_what_the_rest_reads_is_finite_too():
-    with pytest.raises(ValueError, match="KeypointRest.expression holds NaN"):
+    with pytest.raises(ValueError, match=r"KeypointRest\.expression holds NaN"):
         KeypointRest(np.full(63, np.nan), np.zeros(3), np.zeros(3), 1.5)
-    with pytest.raises(ValueError, match="KeypointRest.scale is nan"):
+    with pytest.raises(ValueError, match=r"KeypointRest\.scale is nan"):
         KeypointRest(np.zeros(63), np.zeros(3), np.zeros(3), float("nan"))
     with pytest.raises(ValueError, match="the track holds blendshapes"):
         replace(waving(5, 25), rest=KeypointRest(np.zeros(63), np.zeros(3), np.zeros(3), 1.5))
