@@ -48,7 +48,9 @@ class FrameGenerator(nn.Module):
         method: str | None = None,
         compiled: bool = False,
     ) -> None:
-        """precision: "float32", "bfloat16" or "float16" (direct only), of the weights that bear it.
+        """Take over two plain networks; the generator's spectral norm is folded in place.
+
+        precision: "float32", "bfloat16" or "float16" (direct only), of the weights that bear it.
 
         method: "transformed" or "direct"; None takes the default for the device the weights are on.
         compiled: compile with torch.compile, at the first frame (direct only: the transformed method is thousands of
