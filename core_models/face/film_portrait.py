@@ -83,6 +83,4 @@ def smoothed_squares(squares: list[FaceSquare], passes: int) -> list[FaceSquare]
     """Return squares whose centre, side and angle are smoothed along time by `passes` of [1 2 1] / 4."""
     rows = np.array([(*square.centre, square.side, square.angle) for square in squares])
     rows[:, 3] = np.unwrap(rows[:, 3])
-    return [
-        FaceSquare((x, y), side, angle) for x, y, side, angle in smoothed_rows(rows, passes, 0.0).tolist()
-    ]
+    return [FaceSquare((x, y), side, angle) for x, y, side, angle in smoothed_rows(rows, passes).tolist()]

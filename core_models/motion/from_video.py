@@ -19,6 +19,7 @@ from ..face.tracking import follow_face
 from ..types import BLENDSHAPE_INDEX, BLENDSHAPE_NAMES, BLENDSHAPES, FaceMotion, ProgressCallback
 from .missing_faces import faces_under_policy, previous_rows, report_missing, require_known_policy
 from .region_names import OPPOSITE_GAZES
+from .track import smoothed_rows
 
 if TYPE_CHECKING:
     from ..face.landmarker import FaceLandmarker
@@ -154,20 +155,11 @@ def _each(readings: _Readings, change: Callable[[np.ndarray], np.ndarray]) -> _R
 
 
 def _smoothed(readings: _Readings, passes: int) -> _Readings:
-    expression = smooth_binomial(readings.expression, passes)
+    expression = smoothed_rows(readings.expression, passes)
     blink = [BLENDSHAPE_INDEX[name] for name in _BLINK]
     expression[:, blink] = readings.expression[:, blink]
-    pose = _each(readings, lambda values: smooth_binomial(values, 2 * passes))
+    pose = _each(readings, lambda values: smoothed_rows(values, 2 * passes))
     return _Readings(expression, pose.rotation, pose.position, pose.scale)
-
-
-def smooth_binomial(values: np.ndarray, passes: int) -> np.ndarray:
-    """Return (N, ...) values after `passes` of the kernel [1 2 1] / 4 along time; the ends are repeated."""
-    values = np.array(values, np.float64)
-    for _ in range(passes):
-        padded = np.concatenate([values[:1], values, values[-1:]])
-        values = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
-    return values
 
 
 def _calibrated_motion(readings: _Readings, fps: float) -> FaceMotion:

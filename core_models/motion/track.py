@@ -256,8 +256,8 @@ def smooth_motion(
     return _from_table(smooth, motion, motion.fps)
 
 
-def smoothed_rows(rows: np.ndarray, passes: int, sigma: float) -> np.ndarray:
-    """Return (N, C) after `passes` of [1 2 1] / 4 and a Gaussian of `sigma` frames; the ends are repeated."""
+def smoothed_rows(rows: np.ndarray, passes: int, sigma: float = 0.0) -> np.ndarray:
+    """Return (N, ...) after `passes` of [1 2 1] / 4 and a Gaussian of `sigma` frames; the ends are repeated."""
     smooth = np.array(rows, np.float64)
     for _ in range(passes):
         smooth = _convolved(smooth, np.array([0.25, 0.5, 0.25]))
@@ -270,7 +270,7 @@ def smoothed_rows(rows: np.ndarray, passes: int, sigma: float) -> np.ndarray:
 
 def _convolved(rows: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     reach = len(kernel) // 2
-    padded = np.pad(rows, ((reach, reach), (0, 0)), mode="edge")
+    padded = np.pad(rows, ((reach, reach), *[(0, 0)] * (rows.ndim - 1)), mode="edge")
     return sum(weight * padded[index : index + len(rows)] for index, weight in enumerate(kernel))
 
 

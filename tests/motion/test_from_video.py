@@ -12,8 +12,8 @@ from talking_portrait.core_models.motion.from_video import (
     calibrate_expression,
     motion_from_faces,
     motion_from_frames,
-    smooth_binomial,
 )
+from talking_portrait.core_models.motion.track import smoothed_rows
 from talking_portrait.core_models.rendering.head_turn import limited_head_move
 from talking_portrait.core_models.types import BLENDSHAPE_INDEX, BLENDSHAPE_NAMES, HeadPose
 
@@ -146,10 +146,10 @@ def test_without_calibration_readings_stay():
 def test_smoothing_kernel():
     impulse = np.zeros(9)
     impulse[4] = 1
-    np.testing.assert_allclose(smooth_binomial(impulse, 1)[3:6], [0.25, 0.5, 0.25])
-    np.testing.assert_allclose(smooth_binomial(impulse, 2)[2:7], np.array([1, 4, 6, 4, 1]) / 16)
-    np.testing.assert_allclose(smooth_binomial(np.full((5, 2), 3.0), 4), 3)
-    np.testing.assert_allclose(smooth_binomial(impulse, 0), impulse)
+    np.testing.assert_allclose(smoothed_rows(impulse, 1)[3:6], [0.25, 0.5, 0.25])
+    np.testing.assert_allclose(smoothed_rows(impulse, 2)[2:7], np.array([1, 4, 6, 4, 1]) / 16)
+    np.testing.assert_allclose(smoothed_rows(np.full((5, 2), 3.0), 4), 3)
+    np.testing.assert_allclose(smoothed_rows(impulse, 0), impulse)
 
 
 def test_smoothing_spares_blinks_and_calms_the_head():
