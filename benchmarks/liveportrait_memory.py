@@ -8,8 +8,6 @@ which a CPU gets through, unless --published asks for the published sizes (secon
 from __future__ import annotations
 
 import argparse
-import resource
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peak_memory import peak_megabytes
 
 ROOT = Path(__file__).resolve().parent.parent
-MEGABYTE = 1024  # ru_maxrss counts kilobytes on Linux
 
 
 def made_networks(published: bool) -> Any:
@@ -97,17 +95,6 @@ def render(frame_count: int, folder: Path, published: bool) -> None:
         )
 
 
-def peak_megabytes(frame_count: int, published: bool) -> float:
-    """Return the peak resident memory of a process of its own that renders so many frames."""
-    command = [sys.executable, str(Path(__file__)), "--render", str(frame_count)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    subprocess.run(command + ["--published"] * published, check=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    if peak == before:
-        sys.stderr.write("the peak is an earlier child's: lengths must grow\n")
-    return peak / MEGABYTE
-
-
 def main() -> None:
     """Print the peaks, or, with --render, be the process that is measured."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -119,7 +106,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             render(options.render, Path(folder), options.published)
         return
-    peaks = [peak_megabytes(count, options.published) for count in options.frames]
+    size = ["--published"] * options.published
+    peaks = [peak_megabytes(__file__, "--render", str(count), *size) for count in options.frames]
     for count, peak in zip(options.frames, peaks, strict=True):
         sys.stdout.write(f"{count:5d} frames: {peak:7.0f} MB at most\n")
     sys.stdout.write(f"difference: {peaks[1] - peaks[0]:.0f} MB\n")

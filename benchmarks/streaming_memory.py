@@ -7,15 +7,14 @@ fresh process for each length, and the difference. The portrait is the demo's un
 from __future__ import annotations
 
 import argparse
-import resource
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from peak_memory import peak_megabytes
+
 ROOT = Path(__file__).resolve().parent.parent
 LENGTHS = (5.0, 60.0)
-MEGABYTE = 1024  # ru_maxrss counts kilobytes on Linux
 
 
 def render_speech(seconds: float, target: Path) -> None:
@@ -44,17 +43,6 @@ def render_speech(seconds: float, target: Path) -> None:
     write_video(target, renderer.frames(motion), 25, sound)
 
 
-def peak_megabytes(seconds: float) -> float:
-    """Return the peak resident memory of a process of its own that renders `seconds` of speech."""
-    command = [sys.executable, str(Path(__file__)), "--render", str(seconds)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    subprocess.run(command, check=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    if peak == before:
-        sys.stderr.write("the peak is an earlier child's: lengths must grow\n")
-    return peak / MEGABYTE
-
-
 def main() -> None:
     """Print the peaks, or, with --render, be the process that is measured."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -64,7 +52,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             render_speech(options.render, Path(folder) / "speech.mp4")
         return
-    peaks = [peak_megabytes(seconds) for seconds in LENGTHS]
+    peaks = [peak_megabytes(__file__, "--render", str(seconds)) for seconds in LENGTHS]
     for seconds, peak in zip(LENGTHS, peaks, strict=True):
         sys.stdout.write(f"{seconds:5.0f} s of speech: {peak:7.0f} MB at most\n")
     sys.stdout.write(f"difference: {peaks[1] - peaks[0]:.0f} MB\n")
