@@ -12,12 +12,13 @@ form takes fewer.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
 import sys
 import time
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -25,19 +26,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 NAMES = ("appearance_feature_extractor", "motion_extractor", "warping_module", "spade_generator")
+PLAIN = "plain W+G"
 RULES = {"motion_extractor": ("affine_nd",), "spade_generator": ("spectral_uv",)}
-
-
-def load_package() -> None:
-    """Make this checkout importable as `talking_portrait` when the package is not installed."""
-    if importlib.util.find_spec("talking_portrait") is not None:
-        return
-    spec = importlib.util.spec_from_file_location(
-        "talking_portrait", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["talking_portrait"] = module
-    spec.loader.exec_module(module)
 
 
 def published_networks(folder: Path) -> list[torch.nn.Module]:
@@ -141,68 +131,104 @@ def median_milliseconds(run, rounds: int, device: str) -> float:
     return 1000 * statistics.median(take_turns({"": run}, rounds, device)[""])
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What every form draws: a source's features and keypoints (1, 21, 3), and driving keypoints (B, 21, 3)."""
+
+    feature_3d: torch.Tensor
+    source: torch.Tensor
+    driving: torch.Tensor
+
+
+@torch.no_grad()
+def made_scene(appearance, picture: torch.Tensor, batch: int) -> Scene:
+    """Return a scene with random keypoints, the driving ones a little beside the source's."""
+    random = torch.Generator().manual_seed(0)
+    source = (torch.rand(1, 21, 3, generator=random) - 0.5).to(picture.device)
+    driving = source + (0.08 * torch.randn(batch, 21, 3, generator=random)).to(picture.device)
+    return Scene(appearance(picture), source, driving)
+
+
 @torch.no_grad()
 def compare(networks: list[torch.nn.Module], arguments: argparse.Namespace) -> None:
     """Measure and print all."""
-    device, batch, write = arguments.device, arguments.batch, sys.stdout.write
+    device, write = arguments.device, sys.stdout.write
     peaks = {dtype: peak(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     write("matrix product: " + ", ".join(f"{d} {p / 1e9:.0f} GFLOP/s" for d, p in peaks.items()) + "\n")
     appearance, motion, warping, generator = (network.to(device) for network in networks)
-    random = torch.Generator().manual_seed(0)
-    picture = torch.rand(1, 3, 256, 256, generator=random).to(device)
-    source = (torch.rand(1, 21, 3, generator=random) - 0.5).to(device)
-    driving = source + (0.08 * torch.randn(batch, 21, 3, generator=random)).to(device)
-    feature_3d = appearance(picture)
-    forms = fast_forms(warping, generator, device, arguments.compile)
-    prepared = {name: form.prepare(feature_3d, source) for name, form in forms.items()}
-
+    picture = torch.rand(1, 3, 256, 256, device=device)
+    scene = made_scene(appearance, picture, arguments.batch)
     for name, run in (("appearance", lambda: appearance(picture)), ("motion", lambda: motion(picture))):
         write(f"{name} extractor: {median_milliseconds(run, 5, device):.1f} ms a picture\n")
-    first = warping(feature_3d, driving[:1], source).out
-    count = {
-        "W": operations(lambda: warping(feature_3d, driving[:1], source)),
-        "G": operations(lambda: generator(first)),
-    }
-    write(f"published operations a frame: W {count['W'] / 1e9:.0f} GFLOP, G {count['G'] / 1e9:.0f} GFLOP\n")
-
-    plain_parts = {
-        "plain W": lambda: warping(feature_3d, driving[:1], source),
+    first = warping(scene.feature_3d, scene.driving[:1], scene.source).out
+    parts = {
+        "plain W": lambda: warping(scene.feature_3d, scene.driving[:1], scene.source),
         "plain G": lambda: generator(first),
     }
-
-    def plain() -> torch.Tensor:
-        return torch.cat([generator(warping(feature_3d, frame[None], source).out) for frame in driving])
-
-    expected = plain()
-    runs = {"plain W+G": plain} | {
-        name: lambda form=form, name=name: form.generate(prepared[name], driving)
+    counts = {name: operations(run) for name, run in parts.items()}
+    write(
+        "".join(f"published {name[-1]}: {count / 1e9:.0f} GFLOP a frame\n" for name, count in counts.items())
+    )
+    forms = fast_forms(warping, generator, device, arguments.compile)
+    prepared = {name: form.prepare(scene.feature_3d, scene.source) for name, form in forms.items()}
+    runs = {PLAIN: lambda: plain_frames(warping, generator, scene)} | {
+        name: lambda form=form, name=name: form.generate(prepared[name], scene.driving)
         for name, form in forms.items()
     }
-    times = take_turns(plain_parts | runs, arguments.frames, device)
-    for name in plain_parts:
+    times = take_turns(parts | runs, arguments.frames, device)
+    for name in parts:
         write(f"{name}: {1000 * statistics.median(times[name]):.0f} ms a frame\n")
+    expected = runs[PLAIN]()
     for name, run in runs.items():
-        found = run()
-        spent = statistics.median(times[name]) / batch
-        ratios = [plain / own for plain, own in zip(times["plain W+G"], times[name], strict=True)]
-        share = sum(count.values()) / spent / peaks[torch.float32]
-        own_peak = (
-            ""
-            if "float32" in name or name.startswith("plain")
-            else (f" ({100 * sum(count.values()) / spent / peaks[torch.bfloat16]:.0f} % of bfloat16's)")
-        )
-        write(
-            f"{name}: {1000 * spent:.0f} ms a frame, {statistics.median(ratios):.2f} times as fast as plain "
-            f"({min(ratios):.2f} to {max(ratios):.2f}); largest difference {(found - expected).abs().max():.1e}, "
-            f"relative error {(found - expected).norm() / expected.norm():.1e}; {100 * share:.0f} % of the float32 "
-            f"peak{own_peak}\n"
-        )
-    plain_bytes = sum(
-        value.nbytes for network in (warping, generator) for value in network.state_dict().values()
+        write(f"{name}: {speed_line(times, name, arguments.batch, sum(counts.values()), peaks)}; ")
+        write(f"{difference_line(run(), expected)}\n")
+    for name, form in forms.items():
+        wait = longest_wait(form, prepared[name], scene.driving, device)
+        write(f"{name}: at most {1000 * wait:.0f} ms between two looks at Cancel\n")
+    held = {"plain": [warping, generator]} | {name: [form] for name, form in forms.items()}
+    write("".join(f"weights of {name}: {megabytes(modules):.0f} MB\n" for name, modules in held.items()))
+
+
+def plain_frames(warping, generator, scene: Scene) -> torch.Tensor:
+    """Return (B, 3, 512, 512) by the networks as published, frame by frame."""
+    moved = (warping(scene.feature_3d, frame[None], scene.source).out for frame in scene.driving)
+    return torch.cat([generator(out) for out in moved])
+
+
+def speed_line(times: dict, name: str, batch: int, count: int, peaks: dict) -> str:
+    """Say how fast a form is: a frame's time, against plain in the same round, and of the machine's peaks."""
+    spent = statistics.median(times[name]) / batch
+    ratios = [plain / own for plain, own in zip(times[PLAIN], times[name], strict=True)]
+    shares = ", ".join(f"{100 * count / spent / peak:.0f} % of {dtype}'s" for dtype, peak in peaks.items())
+    return (
+        f"{1000 * spent:.0f} ms a frame, {statistics.median(ratios):.2f} times as fast as plain "
+        f"({min(ratios):.2f} to {max(ratios):.2f}); {shares} peak"
     )
-    held = {name: sum(value.nbytes for value in form.state_dict().values()) for name, form in forms.items()}
-    write(f"weights in memory: plain {plain_bytes / 1e6:.0f} MB")
-    write("".join(f", {name} {size / 1e6:.0f} MB" for name, size in held.items()) + "\n")
+
+
+def difference_line(found: torch.Tensor, expected: torch.Tensor) -> str:
+    """Say how far frames are from the plain networks'."""
+    error = (found - expected).norm() / expected.norm()
+    return f"largest difference {(found - expected).abs().max():.1e}, relative error {error:.1e}"
+
+
+def longest_wait(form, prepared, driving: torch.Tensor, device: str) -> float:
+    """Return the most seconds between two checks of a frame, of which each may cancel it."""
+    moments = [time.perf_counter()]
+
+    def check() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize()
+        moments.append(time.perf_counter())
+
+    form.generate(prepared, driving[:1], check)
+    check()
+    return max(after - before for before, after in pairwise(moments))
+
+
+def megabytes(modules: list[torch.nn.Module]) -> float:
+    """Return the size of modules' weights, 10^6 bytes."""
+    return sum(value.nbytes for module in modules for value in module.state_dict().values()) / 1e6
 
 
 def main() -> None:
@@ -217,7 +243,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--compile", action="store_true", help="also the direct method with torch.compile")
     arguments = parser.parse_args()
-    load_package()
     torch.set_num_threads(arguments.threads)
     load = os.getloadavg()[0]
     sys.stdout.write(
