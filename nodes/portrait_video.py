@@ -26,7 +26,7 @@ class MakePortraitVideo:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..core_models.face.film_portrait import FILM_POLICIES
+        from ..core_models.face.portrait_video import VIDEO_POLICIES
 
         return {
             "required": {
@@ -37,7 +37,7 @@ class MakePortraitVideo:
                 ),
                 "face_detector": ("FACE_MODEL", {"tooltip": "From Load Face Detector."}),
                 "on_missing_face": (
-                    list(FILM_POLICIES),
+                    list(VIDEO_POLICIES),
                     {
                         "default": "interpolate",
                         "tooltip": "When a frame has no face: error stops; previous takes the place of the face "
@@ -66,7 +66,7 @@ class MakePortraitVideo:
         face_index: int,
         smoothing: int,
     ) -> tuple[PortraitVideo, float]:
-        from ..core_models.face.film_portrait import portrait_video
+        from ..core_models.face.portrait_video import portrait_video
         from ..runtime.host import host
         from .images import checked_image, frames_from_image
 

@@ -152,9 +152,9 @@ def _prepared_motion(
     """Return motion at a film's own rate and sound of equal length; the sound is None when there is no audio."""
     from ..core_models.audio.decode import sound_from_comfy
     from ..core_models.motion.with_sound import match_motion_to_sound
-    from ..core_models.rendering.film_motion import motion_at_film_rate
+    from ..core_models.rendering.source_video import motion_at_video_rate
 
-    motion = motion_at_film_rate(motion, portrait)
+    motion = motion_at_video_rate(motion, portrait)
     return (motion, None) if audio is None else match_motion_to_sound(motion, sound_from_comfy(audio))
 
 
@@ -192,13 +192,13 @@ def _opened_renderer(
 
 
 def _mesh_renderer(portrait: Portrait | PortraitVideo, interpolation: str, **strengths: float) -> Any:
-    from ..core_models.rendering.film_mesh import FilmMeshRenderer
     from ..core_models.rendering.mesh import MeshRenderer, MeshRendererParameters
+    from ..core_models.rendering.mesh_video import MeshVideoRenderer
     from ..core_models.types import PortraitVideo
 
     parameters = MeshRendererParameters(interpolation=interpolation, **strengths)
     if isinstance(portrait, PortraitVideo):
-        return FilmMeshRenderer(portrait, parameters)
+        return MeshVideoRenderer(portrait, parameters)
     return MeshRenderer(portrait, parameters)
 
 

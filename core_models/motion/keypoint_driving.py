@@ -123,14 +123,14 @@ def drive_keypoints(
     """
     parameters = parameters or DrivingParameters()
     _check(source, motion, parameters, networks)
-    is_film, is_picture = source.frame_count > 1, motion.frame_count == 1
-    if is_film and is_picture:
+    is_video, is_picture = source.frame_count > 1, motion.frame_count == 1
+    if is_video and is_picture:
         motion = map_frames(motion, lambda values: np.repeat(values, source.frame_count, axis=0))
-    elif not is_film:
+    elif not is_video:
         source = _repeated(source, motion.frame_count)
-    composed = _composed(source, motion, parameters, is_film, is_picture)
+    composed = _composed(source, motion, parameters, is_video, is_picture)
     start, points = source.keypoints, composed.keypoints
-    if parameters.fit_expression and parameters.mode == RELATIVE and not is_film and not is_picture:
+    if parameters.fit_expression and parameters.mode == RELATIVE and not is_video and not is_picture:
         points = start + (points - points[:1]) * hull_ratio(start[0], points[0])
     points = _retargeted(start, points, source, motion, parameters, networks)
     posed = source if parameters.drops_motion else _part_of_the_way(source, composed, parameters.strength)
@@ -197,7 +197,7 @@ def _composed(
     source: KeypointReadings,
     motion: FaceMotion,
     parameters: DrivingParameters,
-    is_film: bool,
+    is_video: bool,
     is_picture: bool,
 ) -> KeypointReadings:
     """Return the source with the driver's rotation, expression, scale and translation, before any network."""
@@ -209,13 +209,13 @@ def _composed(
         moved = motion.translation.astype(np.float64) * _FLIP_Y
         if not relative:
             translation = moved + motion.rest.translation * _FLIP_Y
-        elif not is_film:
+        elif not is_video:
             translation = source.translation + moved
-        if is_film and not is_picture:
+        if is_video and not is_picture:
             rotation = kalman_smoothed(rotation, parameters.smoothing)
-    if relative and parameters.region == "all" and not is_film:
+    if relative and parameters.region == "all" and not is_video:
         scale = source.scale * motion.scale
-    expression = _composed_expression(source, motion, parameters, is_film, is_picture)
+    expression = _composed_expression(source, motion, parameters, is_video, is_picture)
     translation = translation * np.array([1.0, 1.0, 0.0])
     return KeypointReadings(source.canonical, expression, rotation, translation, scale, source.openings)
 
@@ -224,7 +224,7 @@ def _composed_expression(
     source: KeypointReadings,
     motion: FaceMotion,
     parameters: DrivingParameters,
-    is_film: bool,
+    is_video: bool,
     is_picture: bool,
 ) -> np.ndarray:
     """Return (N, 21, 3): the source's expression with the driven components replaced."""
@@ -234,13 +234,13 @@ def _composed_expression(
     relative = parameters.mode == RELATIVE
     if relative:
         asked = source.expression + offsets
-        if is_picture and not is_film and parameters.region == "eyes" and motion.rest is not None:
+        if is_picture and not is_video and parameters.region == "eyes" and motion.rest is not None:
             asked = asked + motion.rest.expression.reshape(KEYPOINT_COUNT, 3)
     else:
         asked = motion.rest.expression.astype(np.float64).reshape(KEYPOINT_COUNT, 3) + offsets
-    if is_film and not is_picture:
+    if is_video and not is_picture:
         asked = kalman_smoothed(asked, parameters.smoothing)
-    driven = driven_components(parameters.region, everything=relative and not is_film)
+    driven = driven_components(parameters.region, everything=relative and not is_video)
     return np.where(driven, asked, source.expression)
 
 

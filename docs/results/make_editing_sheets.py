@@ -13,14 +13,14 @@ from make_sheets import ASSETS, COLUMNS, demo_portrait, frames_of, save, sheet, 
 from talking_portrait.core_models.audio.decode import decode_sound
 from talking_portrait.core_models.audio.embedding import embed_audio
 from talking_portrait.core_models.driving_video import DrivingVideo, read_driving_video
-from talking_portrait.core_models.face.film_portrait import portrait_video
 from talking_portrait.core_models.face.landmarker import FaceLandmarker
+from talking_portrait.core_models.face.portrait_video import portrait_video
 from talking_portrait.core_models.keypoint_diffusion.loading import load_pocket
 from talking_portrait.core_models.keypoint_diffusion.sampler import SamplingParameters, sample_motion
 from talking_portrait.core_models.motion.expression_editor import ExpressionEdit, still_motion
 from talking_portrait.core_models.motion.from_video import motion_from_frames
 from talking_portrait.core_models.motion.regions import mix_motion, scale_motion
-from talking_portrait.core_models.rendering.film_mesh import FilmMeshRenderer
+from talking_portrait.core_models.rendering.mesh_video import MeshVideoRenderer
 from talking_portrait.core_models.types import FaceMotion
 from talking_portrait.runtime.weights import find_weight
 
@@ -69,11 +69,11 @@ def mixing_sheet(spoken: FaceMotion, driven: FaceMotion) -> np.ndarray:
     )
 
 
-def film_sheet(clip: DrivingVideo, landmarker: FaceLandmarker, spoken: FaceMotion) -> np.ndarray:
+def video_sheet(clip: DrivingVideo, landmarker: FaceLandmarker, spoken: FaceMotion) -> np.ndarray:
     """Return two rows: frames of the film, and the same frames saying something else."""
     film = portrait_video(clip.frames, clip.fps, landmarker)
     shown = np.linspace(6, len(film.portraits) - 10, COLUMNS).astype(int)
-    edited = chosen(FilmMeshRenderer(film).frames(scale_motion(spoken, MOUTH_ONLY)), shown)
+    edited = chosen(MeshVideoRenderer(film).frames(scale_motion(spoken, MOUTH_ONLY)), shown)
     rows = [film.portraits[index].frame for index in shown], edited
     faces = [film.portraits[index] for index in shown]
     names = ("film", "re-voiced")
@@ -101,7 +101,7 @@ def main() -> None:
     spoken = sample_motion(load_pocket(), embedding, None, SamplingParameters(seed=2, fps=clip.fps))
     driven = motion_from_frames(clip.frames, clip.fps, landmarker)
     save("mixed_by_region", mixing_sheet(spoken, driven))
-    save("film_edit", film_sheet(clip, landmarker, spoken))
+    save("video_edit", video_sheet(clip, landmarker, spoken))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from talking_portrait.core_models.face.anchored_crop import FaceSquare
-from talking_portrait.core_models.face.film_portrait import portrait_video, smoothed_squares
 from talking_portrait.core_models.face.landmarker import DetectedFace, FaceNotFoundError
+from talking_portrait.core_models.face.portrait_video import portrait_video, smoothed_squares
 from talking_portrait.core_models.face.pose import project_shape
 from talking_portrait.core_models.face.topology import canonical_face
 from talking_portrait.core_models.face.tracking import follow_face
@@ -223,7 +223,7 @@ class TestCrop:
         assert middle[0] == pytest.approx(120, abs=2)
 
 
-class TestFilm:
+class TestVideo:
     def test_a_portrait_for_every_frame(self):
         film = portrait_video(frames_of([100, FACELESS, 120]), 25.0, KnownFace(), on_missing_face="previous")
         assert len(film.portraits) == 3

@@ -8,10 +8,10 @@ import pytest
 from talking_portrait.core_models.audio.frame_clock import exact_rate, sample_count
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKFLOWS = ("audio_only", "combined", "emotion", "expression_edit", "film_edit", "motion_only")
-NEED_DETECTOR = ("combined", "film_edit", "motion_only")
+WORKFLOWS = ("audio_only", "combined", "emotion", "expression_edit", "video_edit", "motion_only")
+NEED_DETECTOR = ("combined", "video_edit", "motion_only")
 SILENT = ("expression_edit", "motion_only")
-USE_RENDERER = ("combined", "expression_edit", "film_edit", "motion_only")
+USE_RENDERER = ("combined", "expression_edit", "video_edit", "motion_only")
 """Those in which LivePortrait can be chosen in place of the mesh."""
 DRAWN_ONLY = ("MarkdownNote", "Note")
 
@@ -216,7 +216,7 @@ def test_liveportrait_chosen_and_missing_says_how_to_get_it(name, tmp_path, monk
 
 def test_the_film_keeps_everything_but_the_mouth(finished_run):
     """Lips follow the new words; outside the lower face the film stays as it was filmed."""
-    report, _ = finished_run("film_edit")
+    report, _ = finished_run("video_edit")
     ((frames,), _, _) = report.values["8"]
     ((film,), _) = report.values["20"]
     rows = film.rows(len(frames))

@@ -8,7 +8,6 @@ import pytest
 import torch
 from talking_portrait.core_models.motion.keypoint_driving import DrivingParameters
 from talking_portrait.core_models.motion.motion_extractor import ExtractedMotion
-from talking_portrait.core_models.rendering.film_motion import motion_at_film_rate
 from talking_portrait.core_models.rendering.liveportrait.keypoint_renderer import (
     KeypointNetworks,
     KeypointRenderer,
@@ -17,6 +16,7 @@ from talking_portrait.core_models.rendering.liveportrait.keypoint_renderer impor
 from talking_portrait.core_models.rendering.liveportrait.portrait_motion import stitched_motion
 from talking_portrait.core_models.rendering.liveportrait.portrait_reading import read_portrait
 from talking_portrait.core_models.rendering.liveportrait.retargeting import RetargetingNetworks
+from talking_portrait.core_models.rendering.source_video import motion_at_video_rate
 from talking_portrait.core_models.types import BLENDSHAPES, IMPLICIT_KEYPOINTS, FaceMotion, PortraitVideo
 
 
@@ -87,7 +87,7 @@ def moving(count=5, fps=25.0):
     return replace(motion, rotation=rotation, expression=np.full((count, 63), 0.01))
 
 
-def film_of(portrait, count, fps=25.0):
+def video_of(portrait, count, fps=25.0):
     shades = [np.clip(portrait.frame.astype(int) - 10 * index, 0, 255) for index in range(count)]
     return PortraitVideo(tuple(replace(portrait, frame=shade) for shade in shades), fps)
 
@@ -172,9 +172,9 @@ class TestPicture:
             KeypointRendererParameters(**settings)
 
 
-class TestFilm:
+class TestVideo:
     def test_each_frame_is_rendered_onto_its_own_and_back_again(self, astronaut_portrait, networks):
-        film = film_of(astronaut_portrait, 3)
+        film = video_of(astronaut_portrait, 3)
         frames = list(KeypointRenderer(film, networks).frames(moving(6)))
         shades = [frame[0, 0].astype(int) for frame in frames]
         expected = [film.portraits[row].frame[0, 0].astype(int) for row in (0, 1, 2, 1, 0, 1)]
@@ -182,14 +182,14 @@ class TestFilm:
         assert networks.frame_generator.prepared == 6
 
     def test_rows(self, astronaut_portrait):
-        assert film_of(astronaut_portrait, 1).rows(3).tolist() == [0, 0, 0]
-        assert film_of(astronaut_portrait, 2).rows(5).tolist() == [0, 1, 0, 1, 0]
-        assert film_of(astronaut_portrait, 4).rows(3).tolist() == [0, 1, 2]
+        assert video_of(astronaut_portrait, 1).rows(3).tolist() == [0, 0, 0]
+        assert video_of(astronaut_portrait, 2).rows(5).tolist() == [0, 1, 0, 1, 0]
+        assert video_of(astronaut_portrait, 4).rows(3).tolist() == [0, 1, 2]
 
     def test_motion_comes_at_the_films_rate(self, astronaut_portrait, networks):
-        film = film_of(astronaut_portrait, 3, fps=30.0)
-        assert motion_at_film_rate(moving(25), film).frame_count == 30
-        held = motion_at_film_rate(moving(1), film)
+        film = video_of(astronaut_portrait, 3, fps=30.0)
+        assert motion_at_video_rate(moving(25), film).frame_count == 30
+        held = motion_at_video_rate(moving(1), film)
         assert (held.frame_count, held.fps) == (3, 30.0)
         plain = DrivingParameters(stitching=False)
         extractor = networks.motion_extractor
@@ -212,6 +212,6 @@ def test_reading_a_portrait(astronaut_portrait, networks):
     assert readings.frame_count == 1
     assert readings.openings.shape == (1, 3)
     assert 0.05 < readings.openings[0, 2] < 0.4, "she smiles with her teeth apart from her lips"
-    film = read_portrait(film_of(astronaut_portrait, 4), networks.motion_extractor)
+    film = read_portrait(video_of(astronaut_portrait, 4), networks.motion_extractor)
     assert film.frame_count == 4
     assert (np.diff(film.translation[:, 0]) < 0).all(), "each frame is read from its own, darker, picture"

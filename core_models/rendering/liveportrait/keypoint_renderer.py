@@ -13,8 +13,8 @@ from ...motion.keypoint_driving import moved_readings
 from ...motion.keypoint_extraction import batched
 from ...motion.regions import scale_motion
 from ...types import FaceMotion, Portrait, PortraitVideo, ProgressCallback, portraits_of
-from ..film_motion import film_rows
 from ..mesh import STRENGTH_RANGE
+from ..source_video import video_rows
 from .portrait_reading import appearance_features, read_portrait
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class KeypointRenderer:
         the same; it may raise to cancel.
         Raises ValueError for motion in another space.
         """
-        rows = film_rows(motion.frame_count, self.portrait)
+        rows = video_rows(motion.frame_count, self.portrait)
         keypoints = moved_readings(self.readings.rows(rows), self._weighted(motion)).keypoints
         crops = self._crops(keypoints, rows, progress)
         if not self.parameters.paste_back:

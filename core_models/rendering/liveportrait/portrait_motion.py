@@ -12,7 +12,7 @@ from ...motion.keypoint_driving import (
     require_drivable,
 )
 from ...types import FaceMotion, Portrait, PortraitVideo, ProgressCallback
-from ..film_motion import film_rows, motion_at_film_rate
+from ..source_video import motion_at_video_rate, video_rows
 from .portrait_reading import read_portrait
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def stitched_motion(
     """
     require_drivable(motion, parameters)
     readings = read_portrait(portrait, extractor, progress)
-    is_film = isinstance(portrait, PortraitVideo)
-    if is_film and motion.frame_count > 1:
-        motion = motion_at_film_rate(motion, portrait)
-        readings = readings.rows(film_rows(motion.frame_count, portrait))
+    is_video = isinstance(portrait, PortraitVideo)
+    if is_video and motion.frame_count > 1:
+        motion = motion_at_video_rate(motion, portrait)
+        readings = readings.rows(video_rows(motion.frame_count, portrait))
     driven = drive_keypoints(readings, motion, parameters, networks)
-    fitted = motion_between(readings, driven, portrait.fps if is_film else motion.fps)
+    fitted = motion_between(readings, driven, portrait.fps if is_video else motion.fps)
     return replace(fitted, openings=None)  # the portrait's own at rest are not the ratios of what it now does

@@ -14,17 +14,17 @@ from .mesh import MeshRenderer, MeshRendererParameters
 logger = logging.getLogger(__name__)
 
 
-class FilmMeshRenderer:
+class MeshVideoRenderer:
     """Renders motion in blendshapes onto a film, frame by frame; a frame is prepared when its turn comes."""
 
-    def __init__(self, film: PortraitVideo, parameters: MeshRendererParameters | None = None) -> None:
-        self.film = film
+    def __init__(self, video: PortraitVideo, parameters: MeshRendererParameters | None = None) -> None:
+        self.video = video
         self.parameters = parameters or MeshRendererParameters()
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the frames in pixels."""
-        return self.film.size
+        return self.video.size
 
     def frames(self, motion: FaceMotion, progress: ProgressCallback | None = None) -> Iterator[np.ndarray]:
         """Yield every frame of a motion as (H, W, 3) uint8 RGB, one at a time.
@@ -36,10 +36,10 @@ class FilmMeshRenderer:
         """
         motion.require_space(BLENDSHAPES)
         left = 0
-        for index, row in enumerate(self.film.rows(motion.frame_count)):
+        for index, row in enumerate(self.video.rows(motion.frame_count)):
             if progress is not None:
                 progress(index, motion.frame_count)
-            portrait = self.film.portraits[row]
+            portrait = self.video.portraits[row]
             turned_away = abs(float(portrait.pose.rotation[1])) > YAW_REFUSED
             left += turned_away
             yield np.array(portrait.frame) if turned_away else self._rendered(portrait, motion, index)

@@ -16,7 +16,7 @@ from .landmarker import DetectedFace, FaceLandmarker, checked_frame
 from .pose import fit_head_pose
 from .tracking import follow_face
 
-FILM_POLICIES = tuple(policy for policy in MISSING_FACE_POLICIES if policy != "skip")
+VIDEO_POLICIES = tuple(policy for policy in MISSING_FACE_POLICIES if policy != "skip")
 """A frame of the film cannot be left out: its sound would no longer fit."""
 
 
@@ -38,9 +38,9 @@ def portrait_video(
     Raises FaceNotFoundError (a ValueError) when no frame has a face, or one lacks it and the policy is "error";
     ValueError for an unknown policy.
     """
-    if on_missing_face not in FILM_POLICIES:
+    if on_missing_face not in VIDEO_POLICIES:
         raise ValueError(
-            f"on_missing_face is {on_missing_face!r}; of a film choose one of {', '.join(FILM_POLICIES)}"
+            f"on_missing_face is {on_missing_face!r}; of a film choose one of {', '.join(VIDEO_POLICIES)}"
         )
     kept: deque[np.ndarray] = deque()
     followed = follow_face(_kept(frames, kept), landmarker, face_index)
