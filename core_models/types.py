@@ -293,7 +293,7 @@ class AudioEmbedding:
 
     features: (T, L, C) float32 torch tensor on the CPU: T time steps, L layers, C channels.
     rate: time steps per second (Hz); step i is centred on (i + 0.5) / rate seconds.
-    duration: seconds of sound the features describe.
+    duration: seconds of sound the features describe; steps beyond it describe the silence afterwards.
     encoder: name of the encoder that made them.
     """
 

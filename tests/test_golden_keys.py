@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from talking_portrait.core_models.audio.wav2lip_encoder import Wav2LipSpeechEncoder
 from talking_portrait.core_models.key_tables import KEY_TABLES
 from talking_portrait.core_models.keypoint_diffusion.denoiser import Denoiser, DenoiserParameters
 from talking_portrait.core_models.motion.motion_extractor import MotionExtractor
@@ -36,6 +37,7 @@ MODULES = [
         lambda: Denoiser(DenoiserParameters()),
         KEY_TABLES["kdtalker_pth"],
     ),
+    PublishedModule("liveportrait_kdtalker/state_dict_wav2lip_audio_encoder.json", Wav2LipSpeechEncoder),
     PublishedModule(
         "liveportrait_kdtalker/state_dict_appearance_feature_extractor.json", AppearanceFeatureExtractor
     ),
@@ -57,7 +59,6 @@ MODULES = [
 ]
 
 AWAITED = {
-    "liveportrait_kdtalker": ["wav2lip_audio_encoder"],
     "actalker": [
         "adapter_module",
         "arcface_r50",

@@ -10,6 +10,8 @@ import functools
 
 import numpy as np
 
+from .spectrogram import SpectrogramParameters, mel_spectrogram
+
 SAMPLE_RATE = 16000
 MEL_RATE = 100
 HOP = SAMPLE_RATE // MEL_RATE
@@ -21,6 +23,8 @@ FLOOR_DB = -100.0
 LOUD_FRAME_DB = -20.0
 LOUD_FRAME_PERCENTILE = 95
 MAX_GAIN_DB = 35.0
+
+SPECTROGRAM = SpectrogramParameters(window=WINDOW, hop=HOP, fft_size=FFT_SIZE, power=2.0, floor=1e-10)
 
 
 @functools.cache
@@ -44,25 +48,13 @@ def mel_decibels(waveform: np.ndarray) -> np.ndarray:
 
     The signal is extended with silence at both ends, so that every frame has its whole window.
     """
-    from transformers.audio_utils import spectrogram, window_function
-
     frames = max(1, len(waveform) // HOP)
     lead = (WINDOW - HOP) // 2
     padded = np.zeros(frames * HOP + WINDOW, np.float64)
     kept = waveform[: frames * HOP + WINDOW - lead]
     padded[lead : lead + len(kept)] = kept
-    power = spectrogram(
-        padded,
-        window_function(WINDOW, "hann"),
-        frame_length=WINDOW,
-        hop_length=HOP,
-        fft_length=FFT_SIZE,
-        power=2.0,
-        center=False,
-        mel_filters=mel_filters(),
-        mel_floor=1e-10,
-    )
-    decibels = 10 * np.log10(power.T[:frames])
+    power = mel_spectrogram(padded, mel_filters(), SPECTROGRAM)[:frames]
+    decibels = 10 * np.log10(power)
     return np.maximum(decibels, FLOOR_DB).astype(np.float32)
 
 

@@ -28,6 +28,7 @@ class DenoiserParameters:
     rotary_size: dimensions of each head that rotate; the release rotates as many as it has heads.
     previous_frames: clean frames before the window that lead it on. window: frames made at once.
     prediction: "epsilon" or "x0". schedule: "linear" (betas 1e-5..8e-3) or "cosine".
+    attention, canonical_token: False leaves them out, as the paper's ablations do.
     """
 
     motion_size: int = 70
@@ -42,6 +43,8 @@ class DenoiserParameters:
     window: int = 64
     prediction: str = "epsilon"
     schedule: str = "linear"
+    attention: bool = True
+    canonical_token: bool = True
 
     def __post_init__(self) -> None:
         if self.prediction not in ("epsilon", "x0"):
@@ -56,7 +59,7 @@ class DenoiserParameters:
     @property
     def prefix_tokens(self) -> int:
         """Clean tokens before the window: the canonical one and the previous frames."""
-        return 1 + self.previous_frames
+        return self.canonical_token + self.previous_frames
 
 
 def sinusoidal_embedding(timesteps: Tensor, size: int) -> Tensor:
@@ -81,11 +84,13 @@ def relative_buckets(length: int, device: torch.device) -> Tensor:
     return torch.where(size < exact, size, far) + half * (distance < 0).long()
 
 
-def rotate_pairs(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate neighbouring pairs (2i, 2i+1) of the first dimensions of `x` (..., N, D) by (N, D_rot / 2) angles."""
-    size = 2 * angles.shape[-1]
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate neighbouring pairs (2i, 2i+1) of the first dimensions of `x` (..., N, D).
+
+    cos, sin: (N, D_rot / 2), of the angles.
+    """
+    size = 2 * cos.shape[-1]
     even, odd = x[..., 0:size:2], x[..., 1:size:2]
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
     return torch.cat([turned, x[..., size:]], dim=-1)
 
@@ -137,14 +142,24 @@ class RotaryFrequencies(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        exponents = torch.arange(0, size, 2, dtype=torch.float32) / size
-        self.freqs = nn.Parameter(ROTARY_BASE**-exponents, requires_grad=False)
+        self.size = size
+        self.freqs = nn.Parameter(self.defined(None), requires_grad=False)
 
-    def angles(self, length: int) -> Tensor:
-        """Return (length, size / 2) radians, counted from the first prefix token."""
-        return (
-            torch.arange(length, device=self.freqs.device, dtype=torch.float32)[:, None] * self.freqs.float()
-        )
+    def defined(self, device: torch.device | None) -> Tensor:
+        """Return the frequencies as they are defined, (size / 2,) float32."""
+        exponents = torch.arange(0, self.size, 2, dtype=torch.float32, device=device) / self.size
+        return ROTARY_BASE**-exponents
+
+    def turns(self, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine, (length, size / 2) each, of positions counted from the first prefix token.
+
+        In half precision the stored frequencies would be off by whole radians far along: then the defined ones count.
+        """
+        exact = self.freqs.dtype == torch.float32
+        frequencies = self.freqs if exact else self.defined(self.freqs.device)
+        positions = torch.arange(length, device=frequencies.device, dtype=torch.float32)
+        angles = positions[:, None] * frequencies
+        return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 class Attention(nn.Module):
@@ -158,13 +173,17 @@ class Attention(nn.Module):
         self.to_qkv = nn.Linear(parameters.width, 3 * inner, bias=False)
         self.proj = nn.Linear(inner, parameters.width)
 
-    def forward(self, x: Tensor, bias: Tensor, angles: Tensor) -> Tensor:
-        batch, length, _ = x.shape
-        q, k, v = self.to_qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q = rotate_pairs(q, angles)
-        k = rotate_pairs(k, angles)
+    def forward(self, x: Tensor, bias: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+        """x: (B, T, width). bias: (1, heads, T, T). turns: see `RotaryFrequencies.turns`."""
+        return self.proj(self.attend(self.to_qkv(x), bias, turns))
+
+    def attend(self, qkv: Tensor, bias: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+        """Return (B, T, heads * head_size) of projected tokens (B, T, 3 * heads * head_size)."""
+        batch, length, _ = qkv.shape
+        q, k, v = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = rotate_pairs(q, *turns), rotate_pairs(k, *turns)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return self.proj(out.transpose(1, 2).reshape(batch, length, -1))
+        return out.transpose(1, 2).reshape(batch, length, -1)
 
 
 class PreNorm(nn.Module):
@@ -175,8 +194,8 @@ class PreNorm(nn.Module):
         self.fn = attention
         self.norm = LayerNorm(width)
 
-    def forward(self, x: Tensor, bias: Tensor, angles: Tensor) -> Tensor:
-        return self.fn(self.norm(x), bias, angles)
+    def forward(self, x: Tensor, bias: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+        return self.fn(self.norm(x), bias, turns)
 
 
 class Residual(nn.Module):
@@ -186,8 +205,8 @@ class Residual(nn.Module):
         super().__init__()
         self.fn = inner
 
-    def forward(self, x: Tensor, bias: Tensor, angles: Tensor) -> Tensor:
-        return x + self.fn(x, bias, angles)
+    def forward(self, x: Tensor, bias: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+        return x + self.fn(x, bias, turns)
 
 
 class RelativePositionBias(nn.Module):
@@ -233,12 +252,17 @@ class Denoiser(nn.Module):
                 [
                     FilmResidualBlock(p.width, condition_size),
                     FilmResidualBlock(p.width, condition_size),
-                    Residual(PreNorm(p.width, Attention(p, rotary))),
+                    *([Residual(PreNorm(p.width, Attention(p, rotary)))] if p.attention else []),
                 ]
             )
             for _ in range(p.layers)
         )
         self.output_projection = nn.Linear(p.width, p.motion_size)
+
+    def turns(self, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """Return cosine and sine of the rotary angles that all attentions share, None when there is no attention."""
+        attentions = [module for layer in self.layers for module in layer[2:]]
+        return attentions[0].fn.fn.rotary_emb.turns(length, dtype) if attentions else None
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """Return the prediction for every token, (B, N, motion_size).
@@ -250,8 +274,10 @@ class Denoiser(nn.Module):
         time = self.time_mlp(sinusoidal_embedding(timesteps, self.parameters_used.width).to(x.dtype))
         condition = torch.cat([time[:, None].expand(-1, length, -1), context], dim=-1)
         bias = self.time_rel_pos_bias(length, x.device)
-        angles = self.layers[0][2].fn.fn.rotary_emb.angles(length)
+        turns = self.turns(length, x.dtype)
         x = self.input_projection(x)
-        for first, second, attention in self.layers:
-            x = attention(second(first(x, condition), condition), bias, angles)
+        for first, second, *attention in self.layers:
+            x = second(first(x, condition), condition)
+            for module in attention:
+                x = module(x, bias, turns)
         return self.output_projection(x)

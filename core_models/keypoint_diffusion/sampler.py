@@ -22,9 +22,12 @@ from ..types import (
     FaceMotion,
     ProgressCallback,
 )
+from .ddim import sample_window
 from .pocket import POCKET_EMOTIONS, POCKET_FPS, PocketModel, sampled_channels
-from .schedule import alphas_cumprod, ddim_step, sampling_timesteps, split_prediction
+from .prepared_denoiser import PreparedDenoiser
+from .schedule import alphas_cumprod, sampling_timesteps
 from .speech_encoder import SpeechEncoder
+from .windows import fade_in, window_starts
 
 MEL_PER_FRAME = MEL_RATE // POCKET_FPS
 CHUNK_FRAMES = 500
@@ -175,61 +178,38 @@ def sample_windows(
     """Return motion z-scores (1, N, 58): windows that go on from each other and cross-fade where they overlap."""
     p = model.parameters_used.denoiser
     frames = features.shape[1]
+    starts = window_starts(frames, p.window, OVERLAP_FRAMES)
+    timesteps = sampling_timesteps(parameters.steps, "trailing")
+    signal = alphas_cumprod(p.schedule).to(features.device)
+    denoiser = PreparedDenoiser(model.denoiser, timesteps)
     generator = torch.Generator().manual_seed(parameters.seed)
-    prefix = resting_prefix(model, mouth)
-    known = with_pose(mouth, model.normalise(features.new_zeros(1, 1, p.motion_size)))
-    motion = torch.cat([prefix, known], dim=1)
+    sampled = sampled_channels().to(features.device)
+    spread = torch.where(sampled, FEW_STEPS_SPREAD * parameters.temperature, 1.0)
+    rest = model.normalise(features.new_zeros(1, 1, p.motion_size))
+    known = with_pose(mouth, rest)
+    motion = torch.cat([resting_prefix(model, mouth), known], dim=1)
     lead = p.previous_frames
-    for start in range(0, frames, p.window - OVERLAP_FRAMES):
+    for start in starts:
         end = min(frames, start + p.window)
-        if start and end - start <= OVERLAP_FRAMES:
-            break  # the window before already reached the end
+        prefix = torch.cat([rest, motion[:, start : start + lead]], dim=1)
+        context = torch.cat([features[:, start:end], emotion[:, start:end]], dim=-1)
+        mouths = known[:, start:end]
+        noise = torch.randn(mouths.shape, generator=generator).to(known)
         window = sample_window(
-            model, motion[:, start : start + lead], features[:, start:end], emotion[:, start:end],
-            known[:, start:end], parameters, generator,
-        )  # fmt: skip
+            denoiser,
+            denoiser.window(prefix, context),
+            signal[-1].sqrt() * mouths + noise * spread,
+            timesteps,
+            signal,
+            p.prediction,
+            known=(~sampled, mouths),
+        )
         fade = fade_in(end - start, OVERLAP_FRAMES if start else 0).to(window)
         inside = slice(lead + start, lead + end)
         motion[:, inside] = motion[:, inside] * (1 - fade) + window * fade
         if progress is not None:
             progress(frames + end, 2 * frames)
     return motion[:, lead:]
-
-
-def fade_in(length: int, overlap: int) -> Tensor:
-    """Return (length, 1) weights that rise from 0 to 1 over `overlap` frames with no kink, then stay 1."""
-    weights = torch.ones(length, 1)
-    steps = (torch.arange(overlap) + 1.0) / (overlap + 1.0)
-    weights[:overlap, 0] = (steps * steps * (3 - 2 * steps))[:length]
-    return weights
-
-
-def sample_window(
-    model: PocketModel,
-    prefix: Tensor,
-    features: Tensor,
-    emotion: Tensor,
-    known: Tensor,
-    parameters: SamplingParameters,
-    generator: torch.Generator,
-) -> Tensor:
-    """Return one window's motion z-scores (1, N, 58) by DDIM; channels that are not sampled keep `known`."""
-    p = model.parameters_used.denoiser
-    signal = alphas_cumprod(p.schedule).to(known.device)
-    sampled = sampled_channels().to(known.device)
-    noise = torch.randn(known.shape, generator=generator).to(known)
-    x = signal[-1].sqrt() * known + noise * torch.where(
-        sampled, FEW_STEPS_SPREAD * parameters.temperature, 1.0
-    )
-    timesteps = sampling_timesteps(parameters.steps, "trailing")
-    for step, following in zip(timesteps, [*timesteps[1:], None], strict=True):
-        steps = torch.full((len(x),), step, device=known.device)
-        prediction = model.denoise(x, prefix, steps, features, emotion)
-        x0, _ = split_prediction(prediction, x, signal[step], p.prediction)
-        x0 = torch.where(sampled, x0, known)
-        epsilon = (x - signal[step].sqrt() * x0) / (1 - signal[step]).sqrt()
-        x = x0 if following is None else ddim_step(x0, epsilon, signal[following])
-    return x
 
 
 def lip_opening(expression: np.ndarray) -> np.ndarray:

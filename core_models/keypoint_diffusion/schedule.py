@@ -8,6 +8,7 @@ from torch import Tensor
 TRAINING_STEPS = 1000
 LINEAR_BETAS = (1e-5, 8e-3)
 COSINE_OFFSET = 0.008
+SPACINGS = ("leading", "trailing")
 
 
 def alphas_cumprod(schedule: str) -> Tensor:

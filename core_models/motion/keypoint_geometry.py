@@ -59,6 +59,17 @@ def extractor_rotation(angles: np.ndarray) -> np.ndarray:
     return np.stack([np.stack(column, axis=-1) for column in columns], axis=-2)
 
 
+def extractor_angles(rotation: np.ndarray) -> np.ndarray:
+    """Return (..., 3) degrees (pitch, yaw, roll) of the extractor, of R (..., 3, 3): `extractor_rotation` backwards.
+
+    Yaw is within -90..90 degrees.
+    """
+    yaw = np.arcsin(np.clip(-rotation[..., 0, 2], -1, 1))
+    pitch = np.arctan2(rotation[..., 1, 2], rotation[..., 2, 2])
+    roll = np.arctan2(rotation[..., 0, 1], rotation[..., 0, 0])
+    return np.degrees(np.stack([pitch, yaw, roll], axis=-1))
+
+
 def head_angles(rotation: np.ndarray) -> np.ndarray:
     """Return (..., 3) degrees (pitch, yaw, roll) of the package's convention of R (..., 3, 3) for row vectors."""
     return rotation_angles(_FLIP @ np.swapaxes(rotation, -1, -2) @ _FLIP)

@@ -21,11 +21,11 @@ from talking_portrait.core_models.keypoint_diffusion.sampler import (
     SamplingParameters,
     close_lips,
     encode_in_chunks,
-    fade_in,
     frame_aligned_mel,
     lip_opening,
     sample_motion,
 )
+from talking_portrait.core_models.keypoint_diffusion.windows import fade_in
 from talking_portrait.core_models.types import BLENDSHAPE_INDEX, AudioEmbedding, Emotion
 
 ROOT_OF_DEMO = "workflows/assets/demo_speech.wav"

@@ -1,0 +1,242 @@
+"""Speech to motion with KDTalker: chained windows of DDIM, as the release does it or better.
+
+The defaults are ours: few steps, windows that overlap and cross-fade, silence after the speech. With `overlap` 0,
+`audio_padding` "repeat" and 50 steps the result is the release's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..audio.embedding import WAV2LIP
+from ..audio.frame_clock import frame_count
+from ..motion.kalman_smoothing import kalman_smoothed
+from ..motion.keypoint_driving import motion_between
+from ..motion.keypoint_geometry import KeypointReadings
+from ..types import AudioEmbedding, FaceMotion, ProgressCallback
+from .ddim import sample_window
+from .kdtalker import KDTALKER_FPS, KDTALKER_STEPS, KDTalkerModel
+from .motion_vectors import POSE, SCALE, VECTOR_SIZE, motion_vectors, readings_from_vectors
+from .prepared_denoiser import PreparedDenoiser
+from .schedule import SPACINGS, alphas_cumprod, sampling_timesteps
+from .windows import fade_in, seeded_noise, window_starts
+
+ABSOLUTE, RELATIVE = "absolute", "relative"
+MODES = (ABSOLUTE, RELATIVE)
+SILENCE, REPEAT = "silence", "repeat"
+AUDIO_PADDINGS = (SILENCE, REPEAT)
+SCALES = ("source", "generated")
+OVERLAP_FRAMES = 8
+OBSERVATION_VARIANCE, PROCESS_VARIANCE = 1e-3, 5e-2
+"""The release's Kalman smoother: steps are trusted fifty times more than noise, so next to nothing is smoothed."""
+MOST_VARIATIONS = 64
+
+
+@dataclass(frozen=True)
+class KDTalkerSamplingParameters:
+    """How to sample.
+
+    seed: of the noise; variation i has seed + i, whatever the number of variations. variations: clips made at once.
+    steps: DDIM steps, 1..1000. spacing: "leading" (the release's) or "trailing" (begins at full noise).
+    temperature: multiplies the noise that sampling begins with.
+    overlap: frames that windows share and cross-fade in; 0 is the release's hard seams.
+    audio_padding: what the last window hears after the speech: "silence", or "repeat", the speech's own beginning.
+    mode: "absolute" takes head and expression as they were made; "relative" counts them from their first frame and
+        adds that to the portrait.
+    scale: "source" keeps the portrait's size, as the release does; "generated" takes the model's.
+    smoothing: observation variance of the Kalman smoother over everything but the size; 0 smooths nothing.
+    """
+
+    seed: int = 0
+    variations: int = 1
+    steps: int = KDTALKER_STEPS
+    spacing: str = "leading"
+    temperature: float = 1.0
+    overlap: int = OVERLAP_FRAMES
+    audio_padding: str = SILENCE
+    mode: str = ABSOLUTE
+    scale: str = "source"
+    smoothing: float = OBSERVATION_VARIANCE
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("spacing", SPACINGS),
+            ("audio_padding", AUDIO_PADDINGS),
+            ("mode", MODES),
+            ("scale", SCALES),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        for name, low, high in (
+            ("variations", 1, MOST_VARIATIONS),
+            ("steps", 1, 1000),
+            ("temperature", 0, 3),
+            ("overlap", 0, 63),
+            ("smoothing", 0, math.inf),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected {low} to {high}")
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each variation."""
+        return [(self.seed + index) % 2**64 for index in range(self.variations)]
+
+
+def sample_readings(
+    model: KDTalkerModel,
+    source: KeypointReadings,
+    embedding: AudioEmbedding,
+    parameters: KDTalkerSamplingParameters | None = None,
+    pose: np.ndarray | None = None,
+    progress: ProgressCallback | None = None,
+    noise: Tensor | None = None,
+    compiled: bool = False,
+) -> list[KeypointReadings]:
+    """Return what the portrait's keypoints do while it speaks, at 25 frames a second, one track per variation.
+
+    source: the portrait's reading. pose: (N, 6) yaw, pitch, roll (the extractor's degrees) and translation that are to
+    be taken instead of sampled. noise: (variations, padded frames, 70), in place of the seeds'.
+    Raises ValueError when the embedding is not Wav2Lip's or the source is a film.
+    """
+    parameters = parameters or KDTalkerSamplingParameters()
+    _check(source, embedding)
+    frames = frame_count(embedding.duration, KDTALKER_FPS)
+    starts = window_starts(frames, model.parameters_used.window, parameters.overlap)
+    padded = starts[-1] + model.parameters_used.window
+    scores = sample_scores(
+        model,
+        _prefix_tokens(model, source),
+        padded_features(embedding, frames, padded, parameters.audio_padding),
+        starts,
+        seeded_noise(parameters.seeds, padded, VECTOR_SIZE) if noise is None else noise,
+        parameters,
+        known=None if pose is None else _known_pose(model, source, pose, padded),
+        progress=progress,
+        compiled=compiled,
+    )
+    vectors = model.statistics.denormalised(scores.cpu().numpy())[:, :frames]
+    if parameters.scale == "source":
+        vectors[..., SCALE] = source.scale[0]
+    return [readings_from_vectors(_smoothed(track, parameters), source.canonical) for track in vectors]
+
+
+def _check(source: KeypointReadings, embedding: AudioEmbedding) -> None:
+    if embedding.encoder != WAV2LIP:
+        raise ValueError(
+            f"KDTalker hears '{WAV2LIP}' features but got '{embedding.encoder}': set the Audio Embedding node's "
+            f"encoder to '{WAV2LIP}', or connect the model to it"
+        )
+    if source.frame_count != 1:
+        raise ValueError(
+            f"KDTalker animates one picture, but the portrait is a film of {source.frame_count} frames: take one of "
+            "its frames, or use the pocket model"
+        )
+
+
+def _prefix_tokens(model: KDTalkerModel, source: KeypointReadings) -> tuple[Tensor, Tensor]:
+    """Return the portrait's canonical token and its own motion, z-scores, (70,) float32 each."""
+    canonical = model.statistics.canonical_token(source.canonical[0])
+    reference = model.statistics.normalised(motion_vectors(source))[0]
+    return torch.from_numpy(canonical).float(), torch.from_numpy(reference).float()
+
+
+def padded_features(embedding: AudioEmbedding, frames: int, padded: int, padding: str) -> Tensor:
+    """Return (padded, 512): the features of `frames` frames and what is heard after them.
+
+    "silence": the features that follow in the embedding (those of silence), the last of them repeated; "repeat": the
+    speech from its beginning, again and again.
+    """
+    features = embedding.features[:, 0]
+    rows = np.arange(padded)
+    rows = rows % frames if padding == REPEAT else np.minimum(rows, len(features) - 1)
+    return features[torch.from_numpy(np.minimum(rows, len(features) - 1))]
+
+
+def _known_pose(
+    model: KDTalkerModel, source: KeypointReadings, pose: np.ndarray, padded: int
+) -> tuple[Tensor, Tensor]:
+    """Return (mask (70,), values (1, padded, 70)) of a given pose as z-scores; its last row is held."""
+    vectors = np.repeat(motion_vectors(source), padded, axis=0)
+    vectors[:, POSE] = pose[np.minimum(np.arange(padded), len(pose) - 1)]
+    mask = torch.zeros(VECTOR_SIZE, dtype=torch.bool)
+    mask[POSE] = True
+    return mask, torch.from_numpy(model.statistics.normalised(vectors)).float()[None]
+
+
+def sample_scores(
+    model: KDTalkerModel,
+    tokens: tuple[Tensor, Tensor],
+    features: Tensor,
+    starts: list[int],
+    noise: Tensor,
+    parameters: KDTalkerSamplingParameters,
+    known: tuple[Tensor, Tensor] | None = None,
+    progress: ProgressCallback | None = None,
+    compiled: bool = False,
+) -> Tensor:
+    """Return z-scores (V, F, 70) float32 of a clip: windows that each go on from the frame before them.
+
+    tokens: canonical and first reference token, (70,) each. features: (F, 512). starts: of the windows, the last of
+    which ends at F. noise: (V, F, 70). known: (mask (70,), values (1, F, 70)) that are given.
+    All variations go through the network together.
+    """
+    p = model.parameters_used
+    timesteps = sampling_timesteps(parameters.steps, parameters.spacing)
+    with torch.inference_mode():
+        denoiser = PreparedDenoiser(model.denoiser, timesteps, compiled)
+        device = denoiser.device
+        signal = alphas_cumprod(p.schedule).to(device)
+        canonical, reference = (token.to(device).expand(len(noise), -1) for token in tokens)
+        motion = torch.zeros(noise.shape, device=device)
+        for index, start in enumerate(starts):
+            inside = slice(start, start + p.window)
+            before = reference if start == 0 else motion[:, start - 1]
+            heard = features[None, inside].to(device).expand(len(noise), -1, -1)
+            window = sample_window(
+                denoiser,
+                denoiser.window(model.prefix(canonical, before), heard),
+                noise[:, inside].to(device) * parameters.temperature,
+                timesteps,
+                signal,
+                p.prediction,
+                None if known is None else (known[0].to(device), known[1][:, inside].to(device)),
+                _step_counter(progress, index, len(starts), len(timesteps)),
+            )
+            fade = fade_in(p.window, parameters.overlap if start else 0).to(device)
+            motion[:, inside] = motion[:, inside] * (1 - fade) + window * fade
+    return motion
+
+
+def _step_counter(
+    progress: ProgressCallback | None, window: int, windows: int, steps: int
+) -> Callable[[], None] | None:
+    """Return what is to be called after each step of a window."""
+    if progress is None:
+        return None
+    done = iter(range(window * steps + 1, (window + 1) * steps + 1))
+    return lambda: progress(next(done), windows * steps)
+
+
+def _smoothed(vectors: np.ndarray, parameters: KDTalkerSamplingParameters) -> np.ndarray:
+    """Return vectors whose head, translation and expression went through the release's Kalman smoother."""
+    result = vectors.copy()
+    result[:, SCALE + 1 :] = kalman_smoothed(vectors[:, SCALE + 1 :], parameters.smoothing, PROCESS_VARIANCE)
+    return result
+
+
+def motion_of_portrait(source: KeypointReadings, made: KeypointReadings, mode: str) -> FaceMotion:
+    """Return what was made as a motion for the portrait, at 25 frames a second.
+
+    "absolute": away from the portrait itself, so that on this portrait exactly what was made is drawn. "relative":
+    away from its own first frame.
+    """
+    rest = source if mode == ABSOLUTE else made.rows(np.array([0]))
+    motion = motion_between(rest, made, float(KDTALKER_FPS))
+    return replace(motion, openings=None)
