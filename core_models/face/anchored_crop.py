@@ -134,7 +134,7 @@ def anchored_square(
     (The release's own crop never hands its vx_ratio on; it counts here.)
     Raises ValueError for another number of points, NaN, or points that all fall together.
     """
-    points, anchors = _checked_points(landmarks)
+    points, anchors = checked_anchors(landmarks)
     across, down = _face_axes(points, anchors)
     box_points = points if anchors.box is None else points[list(anchors.box)]
     middle = box_points.mean(axis=0)
@@ -146,7 +146,8 @@ def anchored_square(
     return FaceSquare((float(centre[0]), float(centre[1])), side, _angle(across))
 
 
-def _checked_points(landmarks: np.ndarray) -> tuple[np.ndarray, CropAnchors]:
+def checked_anchors(landmarks: np.ndarray) -> tuple[np.ndarray, CropAnchors]:
+    """Return (P, 2) float64 landmarks and the points that place a crop on them; ValueError as `anchored_square`."""
     points = np.asarray(landmarks, np.float64)
     if points.ndim != 2 or points.shape[1] not in (2, 3) or len(points) not in CROP_ANCHORS:
         counts = ", ".join(map(str, sorted(CROP_ANCHORS)))
