@@ -414,3 +414,29 @@ class RendererModels:
     def space(self) -> str:
         """The space of the motion it renders."""
         return BLENDSHAPES if self.kind == MESH_RENDERER else IMPLICIT_KEYPOINTS
+
+
+POCKET, KDTALKER = "pocket", "kdtalker"
+
+
+@dataclass(frozen=True)
+class KeypointDiffusionModels:
+    """What turns speech into motion, and what it listens with.
+
+    kind: "pocket" (blendshapes, hears log-mel) or "kdtalker" (implicit keypoints, hears Wav2Lip's features).
+    denoiser: the model; of the published KDTalker, `further_paths` holds the statistics file. speech_encoder: None
+    where the features need no network. compiled: let torch.compile work on the denoiser first.
+    """
+
+    kind: str
+    denoiser: ModelHandle
+    speech_encoder: ModelHandle | None = None
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in (POCKET, KDTALKER):
+            raise ValueError(
+                f"KeypointDiffusionModels.kind is {self.kind!r}, expected {POCKET!r} or {KDTALKER!r}"
+            )
+        if self.kind == KDTALKER and self.speech_encoder is None:
+            raise ValueError("KeypointDiffusionModels of KDTalker need a speech encoder")

@@ -8,7 +8,7 @@ from .emotion import EmotionCondition
 from .expression import ExpressionEditor
 from .face import FaceMaskBuilder, LoadFaceDetector, MakePortrait, PasteBack
 from .inputs import LoadDrivingVideo, LoadPortraitImage, LoadSpeech
-from .keypoint_diffusion import KeypointDiffusionSampler, LoadKeypointDiffusion
+from .keypoint_diffusion import KDTalkerOptionsNode, KeypointDiffusionSampler, LoadKeypointDiffusion
 from .liveportrait import LoadLivePortrait, RetargetMotion, Stitch
 from .motion import AdjustMotion, JoinMotion, MixMotion, ResampleMotion, SliceMotion
 from .motion_sources import MotionFromCSV, MotionFromVideo, SaveMotionCSV
@@ -29,6 +29,7 @@ _NODES: tuple[tuple[str, type, str], ...] = (
     ("TP_EmotionCondition", EmotionCondition, "Emotion Condition"),
     ("TP_LoadKeypointDiffusion", LoadKeypointDiffusion, "Load Keypoint Diffusion"),
     ("TP_KeypointDiffusionSampler", KeypointDiffusionSampler, "Keypoint Diffusion Sampler"),
+    ("TP_KDTalkerOptions", KDTalkerOptionsNode, "KDTalker Options"),
     ("TP_MotionFromVideo", MotionFromVideo, "Motion from Video"),
     ("TP_MotionFromCSV", MotionFromCSV, "Motion from CSV"),
     ("TP_SaveMotionCSV", SaveMotionCSV, "Save Motion as CSV"),

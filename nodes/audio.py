@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..core_models.types import KeypointDiffusionModels
 
 CATEGORY = "TalkingPortrait/Audio"
+
+
+AUTOMATIC = "automatic"
 
 
 class AudioEmbedding:
@@ -28,20 +34,36 @@ class AudioEmbedding:
                     {"tooltip": "Speech of any rate; several channels are mixed into one."},
                 ),
                 "encoder": (
-                    list(ENCODER_NAMES),
+                    [*ENCODER_NAMES, AUTOMATIC],
                     {
                         "default": ENCODER_NAMES[0],
-                        "tooltip": "What listens to the sound. The pocket model needs log_mel.",
+                        "tooltip": "What listens to the sound: log_mel for the pocket model, wav2lip for KDTalker. "
+                        "automatic takes what the connected model needs.",
                     },
                 ),
-            }
+            },
+            "optional": {
+                "model": (
+                    "KEYPOINT_DIFFUSION",
+                    {"tooltip": "From Load Keypoint Diffusion: which model is to listen, for automatic."},
+                )
+            },
         }
 
-    def embed(self, audio: dict[str, Any], encoder: str) -> tuple[Any]:
+    def embed(
+        self, audio: dict[str, Any], encoder: str, model: KeypointDiffusionModels | None = None
+    ) -> tuple[Any]:
         from ..core_models.audio.decode import sound_from_comfy
-        from ..core_models.audio.embedding import embed_audio
+        from ..core_models.audio.embedding import WAV2LIP, embed_audio
+        from ..runtime.host import host
+        from ..runtime.keypoint_diffusion_models import encoder_of, speech_encoder
 
-        return (embed_audio(sound_from_comfy(audio), encoder),)
+        encoder = encoder_of(model) if encoder == AUTOMATIC else encoder
+        sound = sound_from_comfy(audio)
+        if encoder != WAV2LIP:
+            return (embed_audio(sound, encoder),)
+        with speech_encoder(model) as network:
+            return (embed_audio(sound, encoder, network, host().progress(1).update),)
 
 
 class MatchAudioToFrames:

@@ -93,6 +93,8 @@ class MakePortrait:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..core_models.face.ffhq_crop import CROP_STYLES
+
         return {
             "required": {
                 "image": ("IMAGE", {"tooltip": "The picture. Of a batch, picture_index says which one."}),
@@ -140,6 +142,14 @@ class MakePortrait:
                     },
                 ),
                 "face_detector": ("FACE_MODEL", {"tooltip": "Finds the face when it is not given."}),
+                "crop_style": (
+                    list(CROP_STYLES),
+                    {
+                        "default": CROP_STYLES[0],
+                        "tooltip": "The square around the face that networks see: LivePortrait's, turned with the "
+                        "face, or KDTalker's, tighter and upright.",
+                    },
+                ),
             },
         }
 
@@ -153,8 +163,10 @@ class MakePortrait:
         face_landmarks: Any = None,
         bounding_box: Any = None,
         face_detector: ModelHandle | None = None,
+        crop_style: str = "LivePortrait",
     ) -> tuple[Portrait, Any]:
         from ..core_models.face.crop import crop_face
+        from ..core_models.face.ffhq_crop import with_crop_style
         from ..core_models.face.picture_size import fit_portrait
         from .images import frame_from_image, image_from_frames
 
@@ -168,7 +180,7 @@ class MakePortrait:
             portrait = portrait_from_comfy_landmarks(frame, face_landmarks, index, picture_index)
         else:
             portrait = _portrait_by_detector(frame, face_detector, index, bounding_box, picture_index)
-        portrait = fit_portrait(portrait, largest_side)
+        portrait = with_crop_style(fit_portrait(portrait, largest_side), crop_style)
         crop = crop_face(portrait.frame, portrait.crop_to_frame, portrait.crop_size)
         return portrait, image_from_frames([crop])
 

@@ -1,49 +1,187 @@
-"""Speech to motion by keypoint diffusion: the model and its sampler."""
+"""Speech to motion by keypoint diffusion: the models and their sampler."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .liveportrait import OPTIONAL_RENDERER_INPUT
+
 if TYPE_CHECKING:
-    from ..core_models.types import AudioEmbedding, Emotion, FaceMotion, ModelHandle
+    from ..core_models.keypoint_diffusion.kdtalker_performance import KDTalkerOptions
+    from ..core_models.types import (
+        AudioEmbedding,
+        Emotion,
+        FaceMotion,
+        KeypointDiffusionModels,
+        Portrait,
+        PortraitVideo,
+        RendererModels,
+    )
 
 CATEGORY = "TalkingPortrait/Keypoint Diffusion"
-
-_MODELS = {"pocket (embedded)": "pocket"}
-"""What the menu shows, and the row of the weights manifest it means."""
 
 
 class LoadKeypointDiffusion:
     """A keypoint diffusion model, as a handle."""
 
     CATEGORY = CATEGORY
-    DESCRIPTION = "Chooses the model that turns speech into motion. The pocket model ships with this pack."
+    DESCRIPTION = (
+        "Chooses the model that turns speech into motion. The pocket model ships with this pack; KDTalker needs its "
+        "published weights (non-commercial) and LivePortrait. Connect it to Audio Embedding too, which then listens "
+        "as the model needs. Nothing is fetched unless you switch it on."
+    )
     RETURN_TYPES = ("KEYPOINT_DIFFUSION",)
     RETURN_NAMES = ("model",)
-    OUTPUT_TOOLTIPS = ("For the Keypoint Diffusion Sampler.",)
+    OUTPUT_TOOLTIPS = ("For the Keypoint Diffusion Sampler and Audio Embedding.",)
     FUNCTION = "load"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        names = list(_MODELS)
+        from ..runtime.keypoint_diffusion_models import model_choices
+        from ..runtime.renderer_models import PRECISIONS
+
+        names = model_choices()
         return {
             "required": {
                 "model": (
                     names,
-                    {"default": names[0], "tooltip": "pocket: small, quick on any computer, no download."},
+                    {
+                        "default": names[0],
+                        "tooltip": "pocket: small, quick on any computer, no download. KDTalker: the published model. "
+                        "Models trained here are listed by their files.",
+                    },
                 )
-            }
+            },
+            "optional": {
+                "precision": (
+                    list(PRECISIONS),
+                    {
+                        "default": "auto",
+                        "tooltip": "How KDTalker's denoiser is computed. auto: float16 on a graphics card, float32 "
+                        "elsewhere. bfloat16 is quicker on processors made for it, and a little less exact.",
+                    },
+                ),
+                "compile": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "KDTalker: let torch.compile work on the denoiser first, a minute's wait. Worth it "
+                        "for long speech on a graphics card.",
+                    },
+                ),
+                "download_if_missing": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Fetch KDTalker's files (about 700 MB) when no models folder holds them.",
+                    },
+                ),
+            },
         }
 
-    def load(self, model: str) -> tuple[ModelHandle]:
-        from ..core_models.types import ModelHandle
-        from ..runtime.weights import find_weight
+    def load(
+        self, model: str, precision: str = "auto", compile: bool = False, download_if_missing: bool = False
+    ) -> tuple[KeypointDiffusionModels]:
+        from ..runtime.host import host
+        from ..runtime.keypoint_diffusion_models import keypoint_diffusion_models
 
-        return (ModelHandle(name=_MODELS[model], path=str(find_weight(_MODELS[model]))),)
+        progress = host().progress(1).update
+        return (keypoint_diffusion_models(model, precision, compile, download_if_missing, progress),)
 
 
 def _gain(tooltip: str) -> tuple[str, dict[str, Any]]:
     return "FLOAT", {"default": 1.0, "min": 0.0, "max": 2.0, "step": 0.05, "tooltip": tooltip}
+
+
+class KDTalkerOptionsNode:
+    """What only KDTalker can be told."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Settings of KDTalker beyond those of the sampler. The defaults are ours; overlap 0, audio_padding repeat and "
+        "50 steps in the sampler give what the release gives."
+    )
+    RETURN_TYPES = ("KDTALKER_OPTIONS",)
+    RETURN_NAMES = ("options",)
+    OUTPUT_TOOLTIPS = ("For the Keypoint Diffusion Sampler.",)
+    FUNCTION = "collect"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        from ..core_models.keypoint_diffusion.kdtalker_sampler import AUDIO_PADDINGS, MODES, SCALES
+        from ..core_models.keypoint_diffusion.schedule import SPACINGS
+
+        def choice(options: tuple[str, ...], tooltip: str) -> tuple[list[str], dict[str, Any]]:
+            return list(options), {"default": options[0], "tooltip": tooltip}
+
+        return {
+            "required": {
+                "mode": choice(
+                    MODES,
+                    "absolute: head and expression as the model makes them. relative: counted from their first frame "
+                    "and added to the portrait, which keeps its own expression.",
+                ),
+                "strength": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.0,
+                        "max": 3.0,
+                        "step": 0.05,
+                        "tooltip": "Factor for all movement away from the portrait.",
+                    },
+                ),
+                "spacing": choice(
+                    SPACINGS,
+                    "Which moments of the noise schedule the steps visit: leading as in the release, trailing begins "
+                    "at full noise, which may suit very few steps better.",
+                ),
+                "overlap": (
+                    "INT",
+                    {
+                        "default": 8,
+                        "min": 0,
+                        "max": 32,
+                        "tooltip": "Frames in which one window of 64 frames fades into the next; 0 sets them side by "
+                        "side, as the release does.",
+                    },
+                ),
+                "audio_padding": choice(
+                    AUDIO_PADDINGS,
+                    "What the last window hears after the speech: silence, or its beginning again, as in the release.",
+                ),
+                "scale": choice(
+                    SCALES, "The head's size: the portrait's own, as in the release, or what the model makes."
+                ),
+                "smoothing": (
+                    "FLOAT",
+                    {
+                        "default": 0.001,
+                        "min": 0.0,
+                        "max": 10.0,
+                        "step": 0.001,
+                        "tooltip": "How much the motion is smoothed over time (Kalman observation variance): the "
+                        "release's 0.001 does next to nothing, 0.5 is clearly calmer, 0 is off.",
+                    },
+                ),
+                "longest_stare": (
+                    "FLOAT",
+                    {
+                        "default": 6.0,
+                        "min": 0.5,
+                        "max": 600.0,
+                        "step": 0.5,
+                        "tooltip": "Seconds without a blink after which blinks are added, as often as the sampler's "
+                        "blinks_per_minute says.",
+                    },
+                ),
+            }
+        }
+
+    def collect(self, strength: float, longest_stare: float, **sampling: Any) -> tuple[KDTalkerOptions]:
+        from ..core_models.keypoint_diffusion.kdtalker_performance import KDTalkerOptions
+
+        return (KDTalkerOptions.of(sampling, {"strength": strength, "longest_stare": longest_stare}),)
 
 
 class KeypointDiffusionSampler:
@@ -56,7 +194,10 @@ class KeypointDiffusionSampler:
     )
     RETURN_TYPES = ("FACE_MOTION",)
     RETURN_NAMES = ("motion",)
-    OUTPUT_TOOLTIPS = ("The motion, long enough to cover the speech.",)
+    OUTPUT_TOOLTIPS = (
+        "The motion, long enough to cover the speech; one after the other for several variations.",
+    )
+    OUTPUT_IS_LIST = (True,)
     FUNCTION = "sample"
 
     @classmethod
@@ -65,88 +206,175 @@ class KeypointDiffusionSampler:
             "required": {
                 "model": ("KEYPOINT_DIFFUSION", {"tooltip": "From Load Keypoint Diffusion."}),
                 "audio_embeds": ("AUDIO_EMBEDS", {"tooltip": "The speech, from Audio Embedding."}),
-                "seed": (
-                    "INT",
-                    {
-                        "default": 0,
-                        "min": 0,
-                        "max": 0xFFFFFFFFFFFFFFFF,
-                        "control_after_generate": True,
-                        "tooltip": "The same seed gives the same motion.",
-                    },
-                ),
-                "steps": (
-                    "INT",
-                    {
-                        "default": 8,
-                        "min": 1,
-                        "max": 100,
-                        "tooltip": "Denoising steps per window. The pocket model is trained for 8.",
-                    },
-                ),
-                "fps": (
-                    "FLOAT",
-                    {
-                        "default": 25.0,
-                        "min": 1.0,
-                        "max": 120.0,
-                        "step": 0.01,
-                        "tooltip": "Frames per second of the motion, and so of the video.",
-                    },
-                ),
-                "mouth": _gain("How strongly lips and jaw move: 1 is natural, 0 keeps them still."),
-                "head_motion": _gain("How much the head moves: 1 is natural, 0 holds it still."),
-                "brows": _gain("How much brows and lids move with the speech: 1 is natural."),
-                "temperature": _gain(
-                    "How far head and brows may stray from the average performance: 1 is what was learned."
-                ),
-                "blinks_per_minute": (
-                    "FLOAT",
-                    {
-                        "default": 14.0,
-                        "min": 0.0,
-                        "max": 60.0,
-                        "step": 1.0,
-                        "tooltip": "How often the eyes blink; people do 8 to 20 times a minute when talking.",
-                    },
-                ),
-                "gaze": (
-                    "BOOLEAN",
-                    {
-                        "default": True,
-                        "tooltip": "Let the eyes wander a little. Off: they look straight ahead.",
-                    },
-                ),
-                "closure_threshold": (
-                    "FLOAT",
-                    {
-                        "default": 0.4,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.05,
-                        "tooltip": "How sure the model must be that the lips touch (p, b, m) to close them: "
-                        "lower closes them more often.",
-                    },
-                ),
+                **_SAMPLING_INPUTS,
             },
             "optional": {
-                "emotion": ("EMOTION", {"tooltip": "From Emotion Condition; neutral when not connected."}),
+                "emotion": (
+                    "EMOTION",
+                    {"tooltip": "From Emotion Condition; neutral when not connected. Pocket model only."},
+                ),
+                "portrait": (
+                    "PORTRAIT",
+                    {
+                        "tooltip": "KDTalker: who speaks. Let the Portrait node make its crop the way KDTalker does."
+                    },
+                ),
+                "renderer": OPTIONAL_RENDERER_INPUT,
+                "pose": (
+                    "FACE_MOTION",
+                    {
+                        "tooltip": "A motion whose head pose is taken instead of a sampled one. A shorter one goes "
+                        "back and forth."
+                    },
+                ),
+                "options": ("KDTALKER_OPTIONS", {"tooltip": "KDTalker: from KDTalker Options."}),
+                "variations": (
+                    "INT",
+                    {
+                        "default": 1,
+                        "min": 1,
+                        "max": 64,
+                        "tooltip": "Performances made at once, with the seeds that follow; what is connected runs once "
+                        "for each.",
+                    },
+                ),
+                "pitch": _gain("Factor for nodding, on top of head_motion."),
+                "yaw": _gain("Factor for turning to the sides, on top of head_motion."),
+                "roll": _gain("Factor for tilting, on top of head_motion."),
             },
         }
 
     def sample(
         self,
-        model: ModelHandle,
+        model: KeypointDiffusionModels,
         audio_embeds: AudioEmbedding,
+        steps: int,
         emotion: Emotion | None = None,
+        portrait: Portrait | PortraitVideo | None = None,
+        renderer: RendererModels | None = None,
+        pose: FaceMotion | None = None,
+        options: KDTalkerOptions | None = None,
+        variations: int = 1,
+        pitch: float = 1.0,
+        yaw: float = 1.0,
+        roll: float = 1.0,
         **settings: Any,
-    ) -> tuple[FaceMotion]:
-        from ..core_models.keypoint_diffusion.loading import load_pocket
-        from ..core_models.keypoint_diffusion.sampler import SamplingParameters, sample_motion
-        from ..runtime.host import host
-        from ..runtime.model_cache import model_cache
+    ) -> tuple[list[FaceMotion]]:
+        from ..core_models.types import POCKET
 
-        parameters = SamplingParameters(**settings)
-        progress = host().progress(1).update
-        with model_cache().use(model, lambda handle: load_pocket(handle.path)) as network:
-            return (sample_motion(network, audio_embeds, emotion, parameters, progress),)
+        settings |= {"variations": variations, "pitch": pitch, "yaw": yaw, "roll": roll}
+        settings |= {"steps": steps} if steps else {}
+        if model.kind == POCKET:
+            return (_pocket_motions(model, audio_embeds, emotion, pose, settings),)
+        return (_kdtalker_motions(model, audio_embeds, portrait, renderer, pose, options, settings),)
+
+
+_SAMPLING_INPUTS: dict[str, Any] = {
+    "seed": (
+        "INT",
+        {
+            "default": 0,
+            "min": 0,
+            "max": 0xFFFFFFFFFFFFFFFF,
+            "control_after_generate": True,
+            "tooltip": "The same seed gives the same motion.",
+        },
+    ),
+    "steps": (
+        "INT",
+        {
+            "default": 0,
+            "min": 0,
+            "max": 200,
+            "tooltip": "Denoising steps per window. 0 takes what suits the model: 8 for pocket, 10 for KDTalker, whose "
+            "release takes 50.",
+        },
+    ),
+    "fps": (
+        "FLOAT",
+        {
+            "default": 25.0,
+            "min": 1.0,
+            "max": 120.0,
+            "step": 0.01,
+            "tooltip": "Frames per second of the motion, and so of the video.",
+        },
+    ),
+    "mouth": _gain("How strongly lips and jaw move: 1 is natural, 0 keeps them still."),
+    "head_motion": _gain("How much the head moves: 1 is natural, 0 holds it still."),
+    "brows": _gain("How much brows and lids move with the speech: 1 is natural."),
+    "temperature": _gain(
+        "How far what is sampled may stray from the average performance: 1 is what was learned."
+    ),
+    "blinks_per_minute": (
+        "FLOAT",
+        {
+            "default": 14.0,
+            "min": 0.0,
+            "max": 30.0,
+            "step": 1.0,
+            "tooltip": "How often the eyes blink; people do 8 to 20 times a minute when talking. KDTalker blinks by "
+            "itself: there blinks are added only where it does not for 6 seconds.",
+        },
+    ),
+    "gaze": (
+        "BOOLEAN",
+        {
+            "default": True,
+            "tooltip": "Pocket: let the eyes wander a little. Off: they look straight ahead.",
+        },
+    ),
+    "closure_threshold": (
+        "FLOAT",
+        {
+            "default": 0.4,
+            "min": 0.0,
+            "max": 1.0,
+            "step": 0.05,
+            "tooltip": "Pocket: how sure the model must be that the lips touch (p, b, m) to close them: "
+            "lower closes them more often.",
+        },
+    ),
+}
+
+
+def _pocket_motions(
+    model: KeypointDiffusionModels,
+    audio_embeds: AudioEmbedding,
+    emotion: Emotion | None,
+    pose: FaceMotion | None,
+    settings: dict[str, Any],
+) -> list[FaceMotion]:
+    from ..core_models.keypoint_diffusion.sampler import SamplingParameters, sample_variations
+    from ..runtime.host import host
+    from ..runtime.keypoint_diffusion_models import keypoint_diffusion_network
+
+    parameters = SamplingParameters(**settings)
+    progress = host().progress(1).update
+    with keypoint_diffusion_network(model) as network:
+        return sample_variations(network, audio_embeds, emotion, parameters, pose, progress)
+
+
+def _kdtalker_motions(
+    model: KeypointDiffusionModels,
+    audio_embeds: AudioEmbedding,
+    portrait: Portrait | PortraitVideo | None,
+    renderer: RendererModels | None,
+    pose: FaceMotion | None,
+    options: KDTalkerOptions | None,
+    settings: dict[str, Any],
+) -> list[FaceMotion]:
+    from ..core_models.keypoint_diffusion.kdtalker_performance import KDTalkerOptions, speaking_portrait
+    from ..runtime.host import host
+    from ..runtime.keypoint_diffusion_models import keypoint_diffusion_network
+    from ..runtime.renderer_models import motion_extractor, require_liveportrait
+
+    renderer = require_liveportrait(renderer, "KDTalker")
+    if portrait is None:
+        raise ValueError("KDTalker animates one portrait: connect a Portrait node to the sampler")
+    options = (options or KDTalkerOptions()).with_settings(settings)
+    progress = host().progress(1).update
+    with motion_extractor(renderer) as extractor, keypoint_diffusion_network(model) as network:
+        return speaking_portrait(
+            network, portrait, extractor, audio_embeds, options, pose, progress, model.compiled
+        )

@@ -154,10 +154,14 @@ class Stitch:
                     "is dropped unless keep_motion is on.",
                 ),
                 "keep_motion": _switch(
-                    False, "Add eye and lip retargeting to the motion, not instead of it."
+                    False,
+                    "Add eye and lip retargeting to the motion, not instead of it. Where the motion opens them too, "
+                    "they open further than the driver's.",
                 ),
                 "keep_source_eyes": _switch(
-                    False, "Of a film, keep the eyes as open as they are in its first frame."
+                    False,
+                    "Of a film, keep the eyes as open as they are in its first frame. Not together with eye or lip "
+                    "retargeting.",
                 ),
                 "smoothing": (
                     "FLOAT",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..core_models.types import LIVEPORTRAIT_RENDERER, ModelHandle, RendererModels
 from .host import host
 from .model_cache import model_cache
-from .weights import WeightNotFoundError, fetch_weight, find_weight
+from .weight_files import found_files
 
 if TYPE_CHECKING:
     from ..core_models.motion.motion_extractor import MotionExtractor
@@ -30,8 +30,6 @@ LIVEPORTRAIT_ROWS: dict[str, tuple[str, ...]] = {
 """Part -> the manifest rows that will do, the first of which is the one that is fetched."""
 SYSTEM = "liveportrait"
 """What to fetch to have all of them."""
-PROGRESS_STEPS = 1000
-"""Steps of the bar for one file that is fetched."""
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 COMPILED = "liveportrait_frame_generator_compiled"
@@ -81,49 +79,8 @@ def _handle(part: str, paths: dict[str, Path], dtype: str) -> ModelHandle:
 
 
 def _found_paths(download: bool, progress: Callable[[int, int], None] | None) -> dict[str, Path]:
-    paths: dict[str, Path] = {}
-    missing: list[str] = []
-    for index, (part, names) in enumerate(LIVEPORTRAIT_ROWS.items()):
-        found = _first_found(names)
-        if found is None and download:
-            found = fetch_weight(names[0], _share_of_the_bar(progress, index))
-        if found is None:
-            missing.append(part)
-        else:
-            paths[part] = found
-    if missing:
-        raise WeightNotFoundError(_missing_message(missing))
-    return paths
-
-
-def _share_of_the_bar(
-    progress: Callable[[int, int], None] | None, index: int
-) -> Callable[[int, int], None] | None:
-    """Return progress of file `index` as a part of one bar over all files, which never goes back."""
-    if progress is None:
-        return None
-    whole = PROGRESS_STEPS * len(LIVEPORTRAIT_ROWS)
-    return lambda done, total: progress(
-        PROGRESS_STEPS * index + PROGRESS_STEPS * done // max(total, 1), whole
-    )
-
-
-def _first_found(names: tuple[str, ...]) -> Path | None:
-    for name in names:
-        try:
-            return find_weight(name)
-        except WeightNotFoundError:
-            continue
-    return None
-
-
-def _missing_message(missing: list[str]) -> str:
-    folder = host().model_folders(SYSTEM)[0]
-    return (
-        f"LivePortrait's files are not on this computer: {', '.join(missing)}. Run 'talking-portrait weights fetch "
-        f"{SYSTEM}', or switch on 'download_if_missing' in Load LivePortrait, or put them into {folder}. To go on "
-        "without them, choose the mesh renderer in Load LivePortrait"
-    )
+    advice = "To go on without them, choose the mesh renderer in Load LivePortrait"
+    return found_files(LIVEPORTRAIT_ROWS, SYSTEM, "Load LivePortrait", advice, download, progress)
 
 
 def require_liveportrait(models: RendererModels | None, wanted_for: str) -> RendererModels:

@@ -25,7 +25,7 @@ from .kdtalker import KDTALKER_FPS, KDTALKER_STEPS, KDTalkerModel
 from .motion_vectors import POSE, SCALE, VECTOR_SIZE, motion_vectors, readings_from_vectors
 from .prepared_denoiser import PreparedDenoiser
 from .schedule import SPACINGS, alphas_cumprod, sampling_timesteps
-from .windows import fade_in, seeded_noise, window_starts
+from .windows import MOST_VARIATIONS, fade_in, seeded_noise, window_starts
 
 ABSOLUTE, RELATIVE = "absolute", "relative"
 MODES = (ABSOLUTE, RELATIVE)
@@ -35,7 +35,6 @@ SCALES = ("source", "generated")
 OVERLAP_FRAMES = 8
 OBSERVATION_VARIANCE, PROCESS_VARIANCE = 1e-3, 5e-2
 """The release's Kalman smoother: steps are trusted fifty times more than noise, so next to nothing is smoothed."""
-MOST_VARIATIONS = 64
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from ..audio.embedding import LOG_MEL
 from ..audio.frame_clock import frame_count
 from ..audio.mel import FLOOR_DB, MEL_RATE, scale_decibels
 from ..motion.blinking import add_blinks, add_saccades
-from ..motion.track import resample_motion
+from ..motion.pose_track import with_angle_gains, with_pose_of
+from ..motion.track import motion_for_duration
 from ..types import (
     BLENDSHAPE_INDEX,
     BLENDSHAPE_NAMES,
@@ -27,7 +28,7 @@ from .pocket import POCKET_EMOTIONS, POCKET_FPS, PocketModel, sampled_channels
 from .prepared_denoiser import PreparedDenoiser
 from .schedule import alphas_cumprod, sampling_timesteps
 from .speech_encoder import SpeechEncoder
-from .windows import fade_in, window_starts
+from .windows import MOST_VARIATIONS, fade_in, window_starts
 
 MEL_PER_FRAME = MEL_RATE // POCKET_FPS
 CHUNK_FRAMES = 500
@@ -36,6 +37,8 @@ CONTEXT_FRAMES = 50
 OVERLAP_FRAMES = 12
 FEW_STEPS_SPREAD = 1.3
 """Few DDIM steps make head and brows tamer than what was learned; noise this much wider makes up for it."""
+POCKET_STEPS = 8
+"""Denoising steps the pocket model was trained for."""
 CLOSED_PRESS = 0.35
 OPENING_DOUBT = 1.5
 """How much an estimated opening of the lips counts against a closure, per unit of aperture."""
@@ -53,17 +56,22 @@ LIP_PARTING = ("mouthLowerDownLeft", "mouthLowerDownRight", "mouthUpperUpLeft", 
 class SamplingParameters:
     """How to sample.
 
-    seed: of noise, blinks and gaze. steps: DDIM steps, 1..1000. fps: of the result; the model's own is 25.
-    mouth, head_motion, brows: gains on what the model makes, 0..3. temperature: spread of the noise that
-    head and brows start from; 1 is what the model learned. blinks_per_minute: 0 for none. gaze: whether the
-    eyes make saccades. closure_threshold: how sure the model must be that the lips touch to close them.
+    seed: of noise, blinks and gaze; variation i has seed + i, whatever their number. variations: clips made at once.
+    steps: DDIM steps, 1..1000. fps: of the result; the model's own is 25. mouth, head_motion, brows: gains on what the
+    model makes, 0..3; pitch, yaw, roll: of each head angle, on top of head_motion. temperature: spread of the noise
+    that head and brows start from; 1 is what the model learned. blinks_per_minute: 0 for none. gaze: whether the eyes
+    make saccades. closure_threshold: how sure the model must be that the lips touch to close them.
     """
 
     seed: int = 0
-    steps: int = 8
+    variations: int = 1
+    steps: int = POCKET_STEPS
     fps: float = POCKET_FPS
     mouth: float = 1.0
     head_motion: float = 1.0
+    pitch: float = 1.0
+    yaw: float = 1.0
+    roll: float = 1.0
     brows: float = 1.0
     temperature: float = 1.0
     blinks_per_minute: float = 14.0
@@ -73,8 +81,12 @@ class SamplingParameters:
     def __post_init__(self) -> None:
         for name, low, high in (
             ("steps", 1, 1000),
+            ("variations", 1, MOST_VARIATIONS),
             ("mouth", 0, 3),
             ("head_motion", 0, 3),
+            ("pitch", 0, 3),
+            ("yaw", 0, 3),
+            ("roll", 0, 3),
             ("brows", 0, 3),
             ("temperature", 0, 3),
             ("blinks_per_minute", 0, 30),
@@ -84,6 +96,11 @@ class SamplingParameters:
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}, expected {low}..{high}")
 
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each variation."""
+        return [(self.seed + index) % 2**64 for index in range(self.variations)]
+
 
 def sample_motion(
     model: PocketModel,
@@ -92,8 +109,21 @@ def sample_motion(
     parameters: SamplingParameters | None = None,
     progress: ProgressCallback | None = None,
 ) -> FaceMotion:
-    """Return the motion of a face that speaks the sound, as long as the sound at `parameters.fps`.
+    """Return the motion of a face that speaks the sound: the first of `sample_variations`."""
+    return sample_variations(model, embedding, emotion, parameters, progress=progress)[0]
 
+
+def sample_variations(
+    model: PocketModel,
+    embedding: AudioEmbedding,
+    emotion: Emotion | None = None,
+    parameters: SamplingParameters | None = None,
+    pose: FaceMotion | None = None,
+    progress: ProgressCallback | None = None,
+) -> list[FaceMotion]:
+    """Return motions of a face that speaks the sound, in blendshapes, as long as the sound at `parameters.fps`.
+
+    pose: a track whose head pose is taken instead of the sampled one.
     Raises ValueError when the embedding is not log-mel or the emotion holds one the model does not know.
     """
     parameters = parameters or SamplingParameters()
@@ -105,12 +135,22 @@ def sample_motion(
         features = encode_in_chunks(model.encoder, mel.to(device, dtype), progress)
         emotion_rows = condition.to(device, dtype)[None]
         mouth = model.mouth(features, emotion_rows)
-        closed = model.encoder.closure_logits(features).sigmoid()[0]
+        closed = model.encoder.closure_logits(features).sigmoid()[0].float().cpu().numpy()
         sampled = sample_windows(model, features, emotion_rows, mouth, parameters, progress)
-        motion = (model.denormalise(sampled) + emotion_rows @ model.emotion_rest)[0].float().cpu().numpy()
-    track = to_face_motion(motion, closed.float().cpu().numpy(), parameters)
-    track = at_rate(track, parameters.fps, embedding.duration)
-    return add_eye_life(track, parameters)
+        motions = (model.denormalise(sampled) + emotion_rows @ model.emotion_rest).float().cpu().numpy()
+    return [
+        _performed(to_face_motion(motion, closed, parameters), parameters, seed, pose, embedding.duration)
+        for motion, seed in zip(motions, parameters.seeds, strict=True)
+    ]
+
+
+def _performed(
+    track: FaceMotion, parameters: SamplingParameters, seed: int, pose: FaceMotion | None, duration: float
+) -> FaceMotion:
+    """Return what was sampled with the given pose or the gains of angles, at the rate asked for, eyes alive."""
+    track = track if pose is None else with_pose_of(track, pose)
+    track = with_angle_gains(track, parameters.pitch, parameters.yaw, parameters.roll)
+    return add_eye_life(motion_for_duration(track, parameters.fps, duration), parameters, seed)
 
 
 def emotion_condition(emotion: Emotion, frames: int) -> Tensor:
@@ -175,41 +215,47 @@ def sample_windows(
     parameters: SamplingParameters,
     progress: ProgressCallback | None,
 ) -> Tensor:
-    """Return motion z-scores (1, N, 58): windows that go on from each other and cross-fade where they overlap."""
+    """Return motion z-scores (V, N, 58): windows that go on from each other and cross-fade where they overlap.
+
+    All variations go through the network together.
+    """
     p = model.parameters_used.denoiser
-    frames = features.shape[1]
-    starts = window_starts(frames, p.window, OVERLAP_FRAMES)
+    frames, count = features.shape[1], parameters.variations
     timesteps = sampling_timesteps(parameters.steps, "trailing")
     signal = alphas_cumprod(p.schedule).to(features.device)
     denoiser = PreparedDenoiser(model.denoiser, timesteps)
-    generator = torch.Generator().manual_seed(parameters.seed)
+    generators = [torch.Generator().manual_seed(seed) for seed in parameters.seeds]
     sampled = sampled_channels().to(features.device)
     spread = torch.where(sampled, FEW_STEPS_SPREAD * parameters.temperature, 1.0)
     rest = model.normalise(features.new_zeros(1, 1, p.motion_size))
     known = with_pose(mouth, rest)
-    motion = torch.cat([resting_prefix(model, mouth), known], dim=1)
+    context = torch.cat([features, emotion], dim=-1)
+    motion = torch.cat([resting_prefix(model, mouth), known], dim=1).repeat(count, 1, 1)
     lead = p.previous_frames
-    for start in starts:
-        end = min(frames, start + p.window)
-        prefix = torch.cat([rest, motion[:, start : start + lead]], dim=1)
-        context = torch.cat([features[:, start:end], emotion[:, start:end]], dim=-1)
-        mouths = known[:, start:end]
-        noise = torch.randn(mouths.shape, generator=generator).to(known)
+    for start in window_starts(frames, p.window, OVERLAP_FRAMES):
+        inside = slice(start, min(frames, start + p.window))
+        mouths = known[:, inside]
+        prefix = torch.cat([rest.expand(count, -1, -1), motion[:, start : start + lead]], dim=1)
         window = sample_window(
             denoiser,
-            denoiser.window(prefix, context),
-            signal[-1].sqrt() * mouths + noise * spread,
+            denoiser.window(prefix, context[:, inside].expand(count, -1, -1)),
+            signal[-1].sqrt() * mouths + _noise_like(mouths[0], generators) * spread,
             timesteps,
             signal,
             p.prediction,
             known=(~sampled, mouths),
         )
-        fade = fade_in(end - start, OVERLAP_FRAMES if start else 0).to(window)
-        inside = slice(lead + start, lead + end)
-        motion[:, inside] = motion[:, inside] * (1 - fade) + window * fade
+        fade = fade_in(window.shape[1], OVERLAP_FRAMES if start else 0).to(window)
+        place = motion[:, lead + inside.start : lead + inside.stop]
+        place.copy_(place * (1 - fade) + window * fade)
         if progress is not None:
-            progress(frames + end, 2 * frames)
+            progress(frames + inside.stop, 2 * frames)
     return motion[:, lead:]
+
+
+def _noise_like(rows: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Return (V, N, C) standard normal noise of the size and place of (N, C) rows, one generator each."""
+    return torch.stack([torch.randn(rows.shape, generator=generator) for generator in generators]).to(rows)
 
 
 def lip_opening(expression: np.ndarray) -> np.ndarray:
@@ -274,26 +320,9 @@ def to_face_motion(motion: np.ndarray, closed: np.ndarray, parameters: SamplingP
     )
 
 
-def at_rate(motion: FaceMotion, fps: float, duration: float) -> FaceMotion:
-    """Return the track at `fps`, with exactly the frames the clock gives a sound of `duration` seconds."""
-    if fps == motion.fps:
-        return motion
-    resampled = resample_motion(motion, fps)
-    return with_frame_count(resampled, frame_count(duration, fps))
-
-
-def with_frame_count(motion: FaceMotion, frames: int) -> FaceMotion:
-    """Return the track with `frames` frames: cut at the end, or its last frame held."""
-    index = np.minimum(np.arange(frames), motion.frame_count - 1)
-    return FaceMotion(
-        motion.space, motion.fps, motion.expression[index], motion.rotation[index], motion.translation[index],
-        motion.scale[index],
-    )  # fmt: skip
-
-
-def add_eye_life(motion: FaceMotion, parameters: SamplingParameters) -> FaceMotion:
+def add_eye_life(motion: FaceMotion, parameters: SamplingParameters, seed: int) -> FaceMotion:
     """Return the track with procedural blinks and saccades, from generators of their own."""
-    blink_seed, gaze_seed = np.random.SeedSequence(parameters.seed % 2**63).spawn(2)
+    blink_seed, gaze_seed = np.random.SeedSequence(seed % 2**63).spawn(2)
     if parameters.blinks_per_minute > 0:
         motion = add_blinks(
             motion, np.random.default_rng(blink_seed), per_minute=parameters.blinks_per_minute

@@ -94,14 +94,14 @@ def _without_those_near(closure: np.ndarray, present: np.ndarray, fps: float) ->
     """Return `closure` without the blinks whose peak is within BLINK_DISTANCE of a blink that is present."""
     result = closure.copy()
     closed = np.flatnonzero(present > 0.5)
-    for first, stop in _runs(closure > 0):
+    for first, stop in runs(closure > 0):
         peak = first + int(np.argmax(closure[first:stop]))
         if len(closed) and np.abs(closed - peak).min() <= BLINK_DISTANCE * fps:
             result[first:stop] = 0
     return result
 
 
-def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
+def runs(mask: np.ndarray) -> list[tuple[int, int]]:
     """Return (first, stop) of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
     return [(int(first), int(stop)) for first, stop in edges.reshape(-1, 2)]

@@ -47,6 +47,16 @@ def resample_motion(motion: FaceMotion, fps: float) -> FaceMotion:
     return _averaged(motion, source, wanted, count, fps)
 
 
+def motion_for_duration(motion: FaceMotion, fps: float, duration: float) -> FaceMotion:
+    """Return the motion at `fps`, with exactly the frames the clock gives a sound of `duration` seconds.
+
+    It is cut at the end, or its last frame held.
+    """
+    resampled = resample_motion(motion, fps)
+    rows = np.minimum(np.arange(frame_count(duration, fps)), resampled.frame_count - 1)
+    return map_frames(resampled, lambda values: values[rows])
+
+
 def motion_at(motion: FaceMotion, positions: np.ndarray, fps: float) -> FaceMotion:
     """Return the motion at fractional frame numbers, (N,), as a track of rate `fps`; the ends are held."""
     last = motion.frame_count - 1

@@ -1,11 +1,20 @@
 """Inputs the node tests share: real wire values, small enough to be quick."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+LIVEPORTRAIT_FILES = {
+    "appearance_feature_extractor": (),
+    "motion_extractor": ("affine_nd",),
+    "warping_module": (),
+    "spade_generator": ("spectral_uv",),
+}
+"""File -> the rules by which its weights are made."""
+STITCHING = {"stitching": "retarget_shoulder", "lip": "retarget_mouth", "eye": "retarget_eye"}
 
 
 @pytest.fixture
@@ -61,3 +70,27 @@ def tone():
         return {"waveform": wave, "sample_rate": sample_rate}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def liveportrait_files(liveportrait_cases, liveportrait_tools, tmp_path_factory, face_bundle):
+    """A folder with the five files of the safetensors repack, filled with made weights, and the face bundle."""
+    from safetensors.torch import save_file
+
+    cases, state_dict_for = liveportrait_cases, liveportrait_tools.state_dict_for
+    folder = tmp_path_factory.mktemp("models")
+    for name, rules in LIVEPORTRAIT_FILES.items():
+        shapes = json.loads((cases / f"state_dict_{name}.json").read_text())
+        state = state_dict_for(shapes, 1.0, rules)
+        if name == "motion_extractor":  # faces have a size above 0 and keypoints within the crop
+            state["detector.fc_scale.bias"].fill_(1.5)
+            for head in ("fc_scale", "fc_kp", "fc_exp", "fc_t"):
+                state[f"detector.{head}.weight"] *= 0.05
+        save_file(state, folder / f"{name}.safetensors")
+    small = {}
+    for part, prefix in STITCHING.items():
+        shapes = json.loads((cases / f"state_dict_stitching_{part}.json").read_text())
+        small |= {f"{prefix}.{key}": value for key, value in state_dict_for(shapes, 0.02).items()}
+    save_file(small, folder / "stitching_retargeting_module.safetensors")
+    (folder / "face_landmarker.task").symlink_to(face_bundle)
+    return folder

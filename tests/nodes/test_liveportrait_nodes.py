@@ -12,7 +12,7 @@ from talking_portrait.core_models.types import (
     PortraitVideo,
     RendererModels,
 )
-from talking_portrait.runtime import renderer_models
+from talking_portrait.runtime import renderer_models, weight_files
 from talking_portrait.runtime.weights import WeightNotFoundError
 
 MESH = RendererModels()
@@ -51,7 +51,7 @@ class TestLoad:
         def nowhere(name, explicit=None):
             raise WeightNotFoundError(name)
 
-        monkeypatch.setattr(renderer_models, "find_weight", nowhere)
+        monkeypatch.setattr(weight_files, "find_weight", nowhere)
         with pytest.raises(
             WeightNotFoundError, match="talking-portrait weights fetch liveportrait'"
         ) as missing:
@@ -67,7 +67,7 @@ class TestLoad:
                 raise WeightNotFoundError(name)
             return tmp_path / name
 
-        monkeypatch.setattr(renderer_models, "find_weight", find)
+        monkeypatch.setattr(weight_files, "find_weight", find)
         models = self.load(nodes, model="LivePortrait", precision="bfloat16", compile=True)
         assert models.space == IMPLICIT_KEYPOINTS
         assert models.frame_generator.path.endswith(f"liveportrait_warping_module{which}")
@@ -94,8 +94,8 @@ class TestLoad:
             return tmp_path / name
 
         seen = []
-        monkeypatch.setattr(renderer_models, "find_weight", nowhere)
-        monkeypatch.setattr(renderer_models, "fetch_weight", fetched)
+        monkeypatch.setattr(weight_files, "find_weight", nowhere)
+        monkeypatch.setattr(weight_files, "fetch_weight", fetched)
         renderer_models.liveportrait_models(
             download=True, progress=lambda done, total: seen.append(done / total)
         )

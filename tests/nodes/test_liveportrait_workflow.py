@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from talking_portrait.headless.executor import GraphExecutor
 from talking_portrait.headless.registry import node_classes
 from talking_portrait.runtime.host import host
@@ -12,45 +11,13 @@ from talking_portrait.runtime.model_cache import model_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS_DRIVEN = 0.1
-FILES = {
-    "appearance_feature_extractor": (),
-    "motion_extractor": ("affine_nd",),
-    "warping_module": (),
-    "spade_generator": ("spectral_uv",),
-}
-"""File -> the rules by which its weights are made."""
-STITCHING = {"stitching": "retarget_shoulder", "lip": "retarget_mouth", "eye": "retarget_eye"}
 
 
-@pytest.fixture(scope="module")
-def weights_folder(liveportrait_cases, liveportrait_tools, tmp_path_factory, face_bundle):
-    """The five files of the safetensors repack, filled with made weights, and the face bundle."""
-    from safetensors.torch import save_file
-
-    cases, state_dict_for = liveportrait_cases, liveportrait_tools.state_dict_for
-    folder = tmp_path_factory.mktemp("models")
-    for name, rules in FILES.items():
-        shapes = json.loads((cases / f"state_dict_{name}.json").read_text())
-        state = state_dict_for(shapes, 1.0, rules)
-        if name == "motion_extractor":  # faces have a size above 0 and keypoints within the crop
-            state["detector.fc_scale.bias"].fill_(1.5)
-            for head in ("fc_scale", "fc_kp", "fc_exp", "fc_t"):
-                state[f"detector.{head}.weight"] *= 0.05
-        save_file(state, folder / f"{name}.safetensors")
-    small = {}
-    for part, prefix in STITCHING.items():
-        shapes = json.loads((cases / f"state_dict_stitching_{part}.json").read_text())
-        small |= {f"{prefix}.{key}": value for key, value in state_dict_for(shapes, 0.02).items()}
-    save_file(small, folder / "stitching_retargeting_module.safetensors")
-    (folder / "face_landmarker.task").symlink_to(face_bundle)
-    return folder
-
-
-def test_the_graph_runs_on_the_networks(weights_folder, tmp_path, monkeypatch):
+def test_the_graph_runs_on_the_networks(liveportrait_files, tmp_path, monkeypatch):
     from talking_portrait.core_models.media_container import read_metadata
     from talking_portrait.core_models.video_file import read_video_frames
 
-    monkeypatch.setenv("TALKING_PORTRAIT_MODELS", str(weights_folder))
+    monkeypatch.setenv("TALKING_PORTRAIT_MODELS", str(liveportrait_files))
     graph = json.loads((ROOT / "workflows" / "api" / "motion_only.json").read_text())
     drawn = json.loads((ROOT / "workflows" / "motion_only.json").read_text())
     graph["16"]["inputs"]["model"] = "LivePortrait"

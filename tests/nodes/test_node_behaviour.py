@@ -347,9 +347,9 @@ def test_sampler_makes_as_many_frames_as_the_clock(nodes, tone):
         pytest.skip("the pocket model has not been trained yet")
     (model,) = run("TP_LoadKeypointDiffusion", nodes)
     (embedding,) = run("TP_AudioEmbedding", nodes, audio=tone(66150))
-    (motion,) = run("TP_KeypointDiffusionSampler", nodes, model=model, audio_embeds=embedding, steps=2)
+    ((motion,),) = run("TP_KeypointDiffusionSampler", nodes, model=model, audio_embeds=embedding, steps=2)
     assert motion.frame_count == frame_count(1.5, 25)
-    (thirty,) = run(
+    ((thirty,),) = run(
         "TP_KeypointDiffusionSampler", nodes, model=model, audio_embeds=embedding, steps=2, fps=30.0
     )
     assert (thirty.fps, thirty.frame_count) == (30.0, frame_count(1.5, 30))

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CORE_TYPES = {"IMAGE", "MASK", "AUDIO", "INT", "FLOAT", "STRING", "BOOLEAN", "FACE_LANDMARKS", "BOUNDING_BOX"}
 OWN_TYPES = {
     *("PORTRAIT", "AUDIO_EMBEDS", "FACE_MOTION", "EMOTION", "FACE_MODEL", "KEYPOINT_DIFFUSION", "RENDERER"),
+    "KDTALKER_OPTIONS",
 }
 HIDDEN_TYPES = {"UNIQUE_ID", "PROMPT", "EXTRA_PNGINFO", "DYNPROMPT"}
 
@@ -140,12 +141,31 @@ def test_region_inputs_are_the_motion_regions():
 
 
 def test_sampler_inputs_are_the_sampling_parameters():
+    """Every setting of the pocket model is an input, with its default; 0 steps stand for the model's own."""
     from dataclasses import fields
 
     from talking_portrait.core_models.keypoint_diffusion.sampler import SamplingParameters
 
     inputs = visible_inputs(NODE_CLASS_MAPPINGS["TP_KeypointDiffusionSampler"])
-    defaults = {name: options.get("default") for name, (_, options) in inputs.items()}
-    sockets = {"model", "audio_embeds", "emotion"}
+    defaults = {name: options["default"] for name, (_, options) in inputs.items() if "default" in options}
     expected = {field.name: field.default for field in fields(SamplingParameters)}
-    assert {name: value for name, value in defaults.items() if name not in sockets} == expected
+    assert defaults == {**expected, "steps": 0}
+
+
+def test_kdtalker_options_are_its_parameters():
+    """Sampler and options together set everything KDTalker can be told, with its own defaults."""
+    from dataclasses import fields
+
+    from talking_portrait.core_models.keypoint_diffusion.kdtalker_performance import PerformanceParameters
+    from talking_portrait.core_models.keypoint_diffusion.kdtalker_sampler import KDTalkerSamplingParameters
+
+    expected = {
+        field.name: field.default
+        for parameters in (KDTalkerSamplingParameters, PerformanceParameters)
+        for field in fields(parameters)
+    }
+    shown = {}
+    for node_id in ("TP_KeypointDiffusionSampler", "TP_KDTalkerOptions"):
+        inputs = visible_inputs(NODE_CLASS_MAPPINGS[node_id])
+        shown |= {name: options["default"] for name, (_, options) in inputs.items() if "default" in options}
+    assert {name: shown[name] for name in expected} == {**expected, "steps": 0}

@@ -8,10 +8,16 @@ import pytest
 from talking_portrait.core_models.audio.frame_clock import exact_rate, sample_count
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKFLOWS = ("audio_only", "combined", "emotion", "expression_edit", "video_edit", "motion_only")
-NEED_DETECTOR = ("combined", "video_edit", "motion_only")
+WORKFLOWS = (
+    *("audio_only", "combined", "emotion", "expression_edit", "video_edit", "motion_only"),
+    *("kdtalker_audio_only", "kdtalker_driven_pose"),
+)
+NEED_DETECTOR = ("combined", "video_edit", "motion_only", "kdtalker_audio_only", "kdtalker_driven_pose")
 SILENT = ("expression_edit", "motion_only")
-USE_RENDERER = ("combined", "expression_edit", "video_edit", "motion_only")
+USE_RENDERER = (
+    *("combined", "expression_edit", "video_edit", "motion_only"),
+    *("kdtalker_audio_only", "kdtalker_driven_pose"),
+)
 """Those in which LivePortrait can be chosen in place of the mesh."""
 DRAWN_ONLY = ("MarkdownNote", "Note")
 

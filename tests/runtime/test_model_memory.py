@@ -104,7 +104,7 @@ def test_two_loader_nodes_cost_one_copy():
     if not EMBEDDED_POCKET.is_file():
         pytest.skip("the embedded weights are not here")
     cache = ModelCache(StandaloneHost())
-    first, second = (LoadKeypointDiffusion().load("pocket (embedded)")[0] for _ in range(2))
+    first, second = (LoadKeypointDiffusion().load("pocket (embedded)")[0].denoiser for _ in range(2))
     assert first is not second
     with (
         cache.use(first, lambda wanted: load_pocket(wanted.path)) as one,

@@ -1,0 +1,125 @@
+"""The models that turn speech into motion: where their files are, and the networks from the shared cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core_models.types import KDTALKER, POCKET, KeypointDiffusionModels, ModelHandle
+from .host import host
+from .model_cache import model_cache
+from .renderer_models import chosen_precision
+from .weight_files import found_files
+from .weights import find_weight
+
+if TYPE_CHECKING:
+    from ..core_models.audio.wav2lip_encoder import Wav2LipSpeechEncoder
+
+POCKET_CHOICE, KDTALKER_CHOICE = "pocket (embedded)", "KDTalker"
+LOADER = "Load Keypoint Diffusion"
+SPEECH_ENCODER_ROW = "kdtalker_wav2lip"
+KDTALKER_ROWS: dict[str, tuple[str, ...]] = {
+    "KDTalker.pth": ("kdtalker",),
+    "norm.npz": ("kdtalker_norm",),
+    "wav2lip.pth": (SPEECH_ENCODER_ROW,),
+}
+"""File, as people know it -> the manifest rows that will do."""
+_ADVICE = f"To go on without them, choose '{POCKET_CHOICE}' in {LOADER}"
+
+
+def model_choices() -> list[str]:
+    """Return what can be chosen: the embedded model, KDTalker, and models trained here.
+
+    The last are the .safetensors files of the models folders' `kdtalker` folder, as `talking-portrait train kdtalker
+    export` writes them, by their names.
+    """
+    return [POCKET_CHOICE, KDTALKER_CHOICE, *sorted(_trained_files())]
+
+
+def _trained_files() -> dict[str, Path]:
+    published = {"kdtalker.safetensors", "wav2lip.safetensors"}
+    files: dict[str, Path] = {}
+    for folder in host().model_folders(KDTALKER):
+        for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+            if path.name.lower() not in published:
+                files.setdefault(path.name, path)
+    return files
+
+
+def keypoint_diffusion_models(
+    choice: str,
+    precision: str = "auto",
+    compiled: bool = False,
+    download: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> KeypointDiffusionModels:
+    """Return handles of a model of `model_choices`.
+
+    precision: of KDTalker's denoiser; "auto" is float16 on CUDA and float32 elsewhere. compiled: let torch.compile
+    work on it first. download: fetch what is missing.
+    Raises WeightNotFoundError (an OSError) that lists every missing file and the command that fetches them, and
+    ValueError for another choice.
+    """
+    if choice == POCKET_CHOICE:
+        return KeypointDiffusionModels(POCKET, ModelHandle(POCKET, str(find_weight(POCKET))))
+    dtype = chosen_precision(precision)
+    if choice == KDTALKER_CHOICE:
+        paths = found_files(KDTALKER_ROWS, KDTALKER, LOADER, _ADVICE, download, progress)
+        denoiser = ModelHandle(
+            KDTALKER, str(paths["KDTalker.pth"]), dtype, further_paths=(str(paths["norm.npz"]),)
+        )
+        return _kdtalker_models(denoiser, paths["wav2lip.pth"], compiled)
+    trained = _trained_files()
+    if choice not in trained:
+        raise ValueError(f"there is no model {choice!r}; here are: {', '.join(model_choices())}")
+    rows = {"wav2lip.pth": KDTALKER_ROWS["wav2lip.pth"]}
+    paths = found_files(rows, KDTALKER, LOADER, _ADVICE, download, progress)
+    return _kdtalker_models(
+        ModelHandle(KDTALKER, str(trained[choice]), dtype), paths["wav2lip.pth"], compiled
+    )
+
+
+def _kdtalker_models(denoiser: ModelHandle, encoder: Path, compiled: bool) -> KeypointDiffusionModels:
+    return KeypointDiffusionModels(
+        KDTALKER, denoiser, ModelHandle(SPEECH_ENCODER_ROW, str(encoder)), compiled
+    )
+
+
+def encoder_of(models: KeypointDiffusionModels | None) -> str:
+    """Return the name of the audio encoder that a model needs; without a model the pocket model's."""
+    from ..core_models.audio.embedding import LOG_MEL, WAV2LIP
+
+    return WAV2LIP if models is not None and models.kind == KDTALKER else LOG_MEL
+
+
+@contextmanager
+def keypoint_diffusion_network(models: KeypointDiffusionModels) -> Iterator[Any]:
+    """Give the PocketModel or the KDTalkerModel from the shared cache, for use in a `with`."""
+    with model_cache().use(models.denoiser, _loaders()[models.kind]) as network:
+        yield network
+
+
+def _loaders() -> dict[str, Callable[[ModelHandle], Any]]:
+    from ..core_models.keypoint_diffusion.kdtalker import load_kdtalker
+    from ..core_models.keypoint_diffusion.loading import load_pocket
+
+    return {
+        POCKET: lambda handle: load_pocket(handle.path),
+        KDTALKER: lambda handle: load_kdtalker(handle.path, next(iter(handle.further_paths), None)),
+    }
+
+
+@contextmanager
+def speech_encoder(models: KeypointDiffusionModels | None = None) -> Iterator[Wav2LipSpeechEncoder]:
+    """Give Wav2Lip's speech encoder from the shared cache, for use in a `with`.
+
+    models: whose encoder; None finds the published file. Raises WeightNotFoundError when it is not here.
+    """
+    from ..core_models.audio.wav2lip_encoder import load_wav2lip_encoder
+
+    handle = None if models is None else models.speech_encoder
+    handle = handle or ModelHandle(SPEECH_ENCODER_ROW, str(find_weight(SPEECH_ENCODER_ROW)))
+    with model_cache().use(handle, lambda wanted: load_wav2lip_encoder(wanted.path)) as network:
+        yield network

@@ -1,0 +1,71 @@
+"""The several files of a model on this machine, all found or all missing ones named at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from .host import host
+from .weights import WeightNotFoundError, fetch_weight, find_weight
+
+PROGRESS_STEPS = 1000
+"""Steps of the bar for one file that is fetched."""
+
+SYSTEM_NAMES = {"liveportrait": "LivePortrait", "kdtalker": "KDTalker"}
+"""Systems as people write them."""
+
+
+def found_files(
+    rows: Mapping[str, tuple[str, ...]],
+    system: str,
+    loader: str,
+    advice: str,
+    download: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Path]:
+    """Return {part: path} of a model's files.
+
+    rows: {part: the manifest rows that will do, the first of which is fetched}. system: what to fetch to have all of
+    them. loader: the node that loads them; advice: what else can be done, one sentence without its full stop.
+    download: fetch what is missing.
+    Raises WeightNotFoundError (an OSError) that lists every missing part and the command that fetches them.
+    """
+    paths: dict[str, Path] = {}
+    missing: list[str] = []
+    for index, (part, names) in enumerate(rows.items()):
+        found = _first_found(names)
+        if found is None and download:
+            found = fetch_weight(names[0], _share_of_the_bar(progress, index, len(rows)))
+        if found is None:
+            missing.append(part)
+        else:
+            paths[part] = found
+    if missing:
+        folder = host().model_folders(system)[0]
+        raise WeightNotFoundError(
+            f"{SYSTEM_NAMES[system]}'s files are not on this computer: {', '.join(missing)}. Run 'talking-portrait "
+            f"weights fetch {system}', or switch on 'download_if_missing' in {loader}, or put them into {folder}. "
+            f"{advice}"
+        )
+    return paths
+
+
+def _share_of_the_bar(
+    progress: Callable[[int, int], None] | None, index: int, files: int
+) -> Callable[[int, int], None] | None:
+    """Return progress of file `index` as a part of one bar over all files, which never goes back."""
+    if progress is None:
+        return None
+    whole = PROGRESS_STEPS * files
+    return lambda done, total: progress(
+        PROGRESS_STEPS * index + PROGRESS_STEPS * done // max(total, 1), whole
+    )
+
+
+def _first_found(names: tuple[str, ...]) -> Path | None:
+    for name in names:
+        try:
+            return find_weight(name)
+        except WeightNotFoundError:
+            continue
+    return None
