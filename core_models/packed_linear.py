@@ -17,12 +17,15 @@ LinearFunction = Callable[[Tensor], Tensor]
 """(..., in) -> (..., out)."""
 
 
-def packed_linear(weight: Tensor, bias: Tensor | None, rows: int, silu: bool = False) -> LinearFunction:
+def packed_linear(
+    weight: Tensor, bias: Tensor | None, rows: int, silu: bool = False, layout: bool = True
+) -> LinearFunction:
     """Return x -> x W^T + b, or SiLU of it, for a weight (out, in) that does not change any more.
 
-    rows: how many rows x will have, at a guess. The result holds a copy of the weight, or the weight itself.
+    rows: how many rows x will have, at a guess. layout: False leaves the weight as it is, which torch.compile needs.
+    The result holds a copy of the weight, or the weight itself.
     """
-    packed = _laid_out(weight, rows)
+    packed = _laid_out(weight, rows) if layout else None
     if packed is None:
         return lambda x: F.silu(F.linear(x, weight, bias)) if silu else F.linear(x, weight, bias)
     activation = "swish" if silu else "none"

@@ -33,11 +33,11 @@ def found_files(
     paths: dict[str, Path] = {}
     missing: list[str] = []
     for index, (part, names) in enumerate(rows.items()):
-        found = _first_found(names)
+        found, damaged = _first_found(names)
         if found is None and download:
             found = fetch_weight(names[0], _share_of_the_bar(progress, index, len(rows)))
         if found is None:
-            missing.append(part)
+            missing.append(f"{part} ({'; '.join(damaged)})" if damaged else part)
         else:
             paths[part] = found
     if missing:
@@ -62,10 +62,12 @@ def _share_of_the_bar(
     )
 
 
-def _first_found(names: tuple[str, ...]) -> Path | None:
+def _first_found(names: tuple[str, ...]) -> tuple[Path | None, list[str]]:
+    """Return the path of the first row that is here, and what was found and not taken."""
+    damaged: list[str] = []
     for name in names:
         try:
-            return find_weight(name)
-        except WeightNotFoundError:
-            continue
-    return None
+            return find_weight(name), []
+        except WeightNotFoundError as error:
+            damaged += error.damaged
+    return None, damaged

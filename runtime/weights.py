@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..weights_manifest.manifest import EMBEDDED, PACKAGE_FOLDER, WeightRow, weight_row
@@ -29,7 +29,14 @@ logger = logging.getLogger(__name__)
 
 
 class WeightNotFoundError(FileNotFoundError):
-    """A weight file is on none of the places searched; the message lists them and says how to get it."""
+    """A weight file is on none of the places searched; the message lists them and says how to get it.
+
+    damaged: what was found under its name and not taken, a sentence each.
+    """
+
+    def __init__(self, message: str, damaged: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.damaged = tuple(damaged)
 
 
 def find_weight(name: str, explicit: str | Path | None = None) -> Path:
@@ -48,7 +55,7 @@ def find_weight(name: str, explicit: str | Path | None = None) -> Path:
         if row.bytes is None or size == row.bytes:
             return path
         damaged.append(f"{path} has {size} bytes instead of {row.bytes} and was not taken")
-    raise WeightNotFoundError(_not_found_message(row, damaged))
+    raise WeightNotFoundError(_not_found_message(row, damaged), damaged)
 
 
 def weight_candidates(row: WeightRow) -> Iterator[Path]:

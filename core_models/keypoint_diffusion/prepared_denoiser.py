@@ -44,11 +44,13 @@ class PreparedDenoiser:
         p = denoiser.parameters_used
         weight = denoiser.input_projection.weight
         self.device, self.dtype = weight.device, weight.dtype
+        self._layout = not compiled
         self._prefix_tokens, self._length = p.prefix_tokens, p.prefix_tokens + p.window
         self._input = self._packed(denoiser.input_projection)
         blocks = [block for layer in denoiser.layers for block in layer[:2]]
         self._context_films = [
-            packed_linear(block.mlp[1].weight[:, p.time_size :], None, p.window) for block in blocks
+            packed_linear(block.mlp[1].weight[:, p.time_size :], None, p.window, layout=self._layout)
+            for block in blocks
         ]
         self._time_films = time_films(denoiser, blocks, timesteps)
         layers = [
@@ -61,7 +63,7 @@ class PreparedDenoiser:
         self._turns = denoiser.turns(self._length, self.dtype) or ()
 
     def _packed(self, linear: nn.Linear, silu: bool = False) -> LinearFunction:
-        return packed_linear(linear.weight, linear.bias, self._length, silu)
+        return packed_linear(linear.weight, linear.bias, self._length, silu, self._layout)
 
     def _block(self, block: FilmResidualBlock) -> Callable[..., Tensor]:
         first, second = self._packed(block.block1.proj), self._packed(block.block2.proj, silu=True)
