@@ -348,11 +348,12 @@ def _pocket_motions(
     from ..core_models.keypoint_diffusion.sampler import SamplingParameters, sample_variations
     from ..runtime.host import host
     from ..runtime.keypoint_diffusion_models import keypoint_diffusion_network
+    from ..runtime.progress import PreviewedProgress
 
     parameters = SamplingParameters(**settings)
-    progress = host().progress(1).update
+    bar = PreviewedProgress(host().progress(1))
     with keypoint_diffusion_network(model) as network:
-        return sample_variations(network, audio_embeds, emotion, parameters, pose, progress)
+        return sample_variations(network, audio_embeds, emotion, parameters, pose, bar.update, bar.show)
 
 
 def _kdtalker_motions(
@@ -367,14 +368,15 @@ def _kdtalker_motions(
     from ..core_models.keypoint_diffusion.kdtalker_performance import KDTalkerOptions, speaking_portrait
     from ..runtime.host import host
     from ..runtime.keypoint_diffusion_models import keypoint_diffusion_network
+    from ..runtime.progress import PreviewedProgress
     from ..runtime.renderer_models import motion_extractor, require_liveportrait
 
     renderer = require_liveportrait(renderer, "KDTalker")
     if portrait is None:
         raise ValueError("KDTalker animates one portrait: connect a Portrait node to the sampler")
     options = (options or KDTalkerOptions()).with_settings(settings)
-    progress = host().progress(1).update
+    bar = PreviewedProgress(host().progress(1))
     with motion_extractor(renderer) as extractor, keypoint_diffusion_network(model) as network:
         return speaking_portrait(
-            network, portrait, extractor, audio_embeds, options, pose, progress, model.compiled
+            network, portrait, extractor, audio_embeds, options, pose, bar.update, model.compiled, bar.show
         )

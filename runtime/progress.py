@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from .host import Progress
+
 UPDATE_INTERVAL = 0.05
 """Seconds between two messages to ComfyUI's page: frames come far faster than anybody looks."""
 PREVIEW_INTERVAL = 0.25
@@ -72,3 +74,19 @@ def _terminal_bar(task: str, total: int) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=total, desc=task or None, file=sys.stderr, mininterval=0.2, disable=None, leave=True)
+
+
+class PreviewedProgress:
+    """Progress whose preview comes from another callback: what was shown last goes along with every update."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._picture: np.ndarray | None = None
+
+    def show(self, picture: np.ndarray) -> None:
+        """Take an (H, W, 3) uint8 picture for the updates from now on."""
+        self._picture = picture
+
+    def update(self, done: int, total: int) -> None:
+        """Show that `done` of `total` steps are done; raise when the user has cancelled."""
+        self._progress.update(done, total, preview=self._picture)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..audio.frame_clock import frame_count
 from ..motion.blendshape_retargeting import FaceGeometry, face_geometry, retarget_motion
+from ..motion.curve_picture import PreviewCallback
 from ..motion.keypoint_blinking import LONGEST_STARE, add_missing_blinks
 from ..motion.keypoint_driving import moved_readings
 from ..motion.keypoint_geometry import KeypointReadings
@@ -98,11 +99,12 @@ def speaking_portrait(
     pose: FaceMotion | None = None,
     progress: ProgressCallback | None = None,
     compiled: bool = False,
+    preview: PreviewCallback | None = None,
 ) -> list[FaceMotion]:
     """Return `speaking_motion` of a portrait, which the motion extractor reads first."""
     source = read_portrait(portrait, extractor)
     geometry = face_geometry(portraits_of(portrait)[0])
-    return speaking_motion(model, source, embedding, options, pose, geometry, progress, compiled)
+    return speaking_motion(model, source, embedding, options, pose, geometry, progress, compiled, preview)
 
 
 def speaking_motion(
@@ -114,11 +116,13 @@ def speaking_motion(
     geometry: FaceGeometry | None = None,
     progress: ProgressCallback | None = None,
     compiled: bool = False,
+    preview: PreviewCallback | None = None,
 ) -> list[FaceMotion]:
     """Return the motion, in implicit keypoints, of a portrait that speaks; one per variation, as long as the sound.
 
     source: the portrait's reading. pose: a track whose head pose is taken instead of a sampled one, in either space;
     it is known to the model at every step. geometry: of the portrait, for a pose in blendshapes.
+    preview: as `sample_readings` has it.
     Raises ValueError as `sample_readings` does.
     """
     options = options or KDTalkerOptions()
@@ -127,7 +131,7 @@ def speaking_motion(
         pose = retarget_motion(pose, geometry=geometry)
     rows = None if pose is None else pose_rows(source, pose, embedding)
     tracks = sample_readings(
-        model, source, embedding, sampling, pose=rows, progress=progress, compiled=compiled
+        model, source, embedding, sampling, pose=rows, progress=progress, compiled=compiled, preview=preview
     )
     motions = [motion_of_portrait(source, made, sampling.mode) for made in tracks]
     if pose is not None:

@@ -16,13 +16,24 @@ from torch import Tensor
 
 from ..audio.embedding import WAV2LIP
 from ..audio.frame_clock import frame_count
+from ..motion.curve_picture import PreviewCallback, curve_picture, frames_between
 from ..motion.kalman_smoothing import kalman_smoothed
 from ..motion.keypoint_driving import motion_between
 from ..motion.keypoint_geometry import KeypointReadings
 from ..types import AudioEmbedding, FaceMotion, ProgressCallback
 from .ddim import sample_window
 from .kdtalker import KDTALKER_FPS, KDTALKER_STEPS, KDTalkerModel
-from .motion_vectors import POSE, SCALE, VECTOR_SIZE, motion_vectors, readings_from_vectors
+from .motion_vectors import (
+    LOWER_LIP,
+    PITCH,
+    POSE,
+    ROLL,
+    SCALE,
+    VECTOR_SIZE,
+    YAW,
+    motion_vectors,
+    readings_from_vectors,
+)
 from .prepared_denoiser import PreparedDenoiser
 from .schedule import SPACINGS, alphas_cumprod, sampling_timesteps
 from .windows import MOST_VARIATIONS, fade_in, seeded_noise, window_starts
@@ -97,11 +108,13 @@ def sample_readings(
     progress: ProgressCallback | None = None,
     noise: Tensor | None = None,
     compiled: bool = False,
+    preview: PreviewCallback | None = None,
 ) -> list[KeypointReadings]:
     """Return what the portrait's keypoints do while it speaks, at 25 frames a second, one track per variation.
 
     source: the portrait's reading. pose: (N, 6) yaw, pitch, roll (the extractor's degrees) and translation that are to
-    be taken instead of sampled. noise: (variations, padded frames, 70), in place of the seeds'.
+    be taken instead of sampled. noise: (variations, padded frames, 70), in place of the seeds'. preview: called with a
+    picture of the first variation's motion after each window.
     Raises ValueError when the embedding is not Wav2Lip's or the source is a film.
     """
     parameters = parameters or KDTalkerSamplingParameters()
@@ -119,6 +132,7 @@ def sample_readings(
         known=None if pose is None else _known_pose(model, source, pose, padded),
         progress=progress,
         compiled=compiled,
+        window_done=None if preview is None else lambda made: preview(_picture(made, padded)),
     )
     vectors = model.statistics.denormalised(scores.cpu().numpy())[:, :frames]
     if parameters.scale == "source":
@@ -179,11 +193,13 @@ def sample_scores(
     known: tuple[Tensor, Tensor] | None = None,
     progress: ProgressCallback | None = None,
     compiled: bool = False,
+    window_done: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Return z-scores (V, F, 70) float32 of a clip: windows that each go on from the frame before them.
 
     tokens: canonical and first reference token, (70,) each. features: (F, 512). starts: of the windows, the last of
     which ends at F. noise: (V, F, 70). known: (mask (70,), values (1, F, 70)) that are given.
+    window_done: called with the z-scores (V, N, 70) made so far.
     All variations go through the network together.
     """
     p = model.parameters_used
@@ -210,7 +226,17 @@ def sample_scores(
             )
             fade = fade_in(p.window, parameters.overlap if start else 0).to(device)
             motion[:, inside] = motion[:, inside] * (1 - fade) + window * fade
+            if window_done is not None:
+                window_done(motion[:, : start + p.window])
     return motion
+
+
+def _picture(scores: Tensor, total: int) -> np.ndarray:
+    """Return a picture of the first variation's head angles and lower lip, as far as they are made."""
+    every = frames_between(total)
+    names = {"pitch": PITCH, "yaw": YAW, "roll": ROLL, "mouth": LOWER_LIP}
+    curves = {name: scores[0, ::every, column].cpu().numpy() for name, column in names.items()}
+    return curve_picture(curves, -(-total // every))
 
 
 def _step_counter(

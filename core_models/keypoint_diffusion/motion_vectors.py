@@ -27,6 +27,8 @@ TRANSLATION = slice(4, 7)
 POSE = slice(1, 7)
 """Head angles and translation."""
 EXPRESSION = slice(7, VECTOR_SIZE)
+LOWER_LIP = 7 + 3 * 19 + 1
+"""How far down the lower lip's keypoint is."""
 
 _PARTS = {"scale": 1, "yaw": 1, "pitch": 1, "roll": 1, "t": 3, "exp": CANONICAL_SIZE}
 """Parts of a vector as the statistics file names them, in order."""

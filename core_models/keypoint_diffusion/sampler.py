@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..audio.embedding import LOG_MEL
 from ..audio.frame_clock import frame_count
 from ..audio.mel import FLOOR_DB, MEL_RATE, scale_decibels
 from ..motion.blinking import add_blinks, add_saccades
+from ..motion.curve_picture import PreviewCallback, curve_picture, frames_between
 from ..motion.pose_track import with_angle_gains, with_pose_of
 from ..motion.track import motion_for_duration
 from ..types import (
@@ -120,10 +122,12 @@ def sample_variations(
     parameters: SamplingParameters | None = None,
     pose: FaceMotion | None = None,
     progress: ProgressCallback | None = None,
+    preview: PreviewCallback | None = None,
 ) -> list[FaceMotion]:
     """Return motions of a face that speaks the sound, in blendshapes, as long as the sound at `parameters.fps`.
 
-    pose: a track whose head pose is taken instead of the sampled one.
+    pose: a track whose head pose is taken instead of the sampled one. preview: called with a picture of the first
+    variation's motion after each window.
     Raises ValueError when the embedding is not log-mel or the emotion holds one the model does not know.
     """
     parameters = parameters or SamplingParameters()
@@ -136,7 +140,10 @@ def sample_variations(
         emotion_rows = condition.to(device, dtype)[None]
         mouth = model.mouth(features, emotion_rows)
         closed = model.encoder.closure_logits(features).sigmoid()[0].float().cpu().numpy()
-        sampled = sample_windows(model, features, emotion_rows, mouth, parameters, progress)
+        sampled = sample_windows(
+            model, features, emotion_rows, mouth, parameters, progress,
+            window_done=None if preview is None else lambda made: preview(_picture(made, frames)),
+        )  # fmt: skip
         motions = (model.denormalise(sampled) + emotion_rows @ model.emotion_rest).float().cpu().numpy()
     return [
         _performed(to_face_motion(motion, closed, parameters), parameters, seed, pose, embedding.duration)
@@ -214,6 +221,7 @@ def sample_windows(
     mouth: Tensor,
     parameters: SamplingParameters,
     progress: ProgressCallback | None,
+    window_done: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Return motion z-scores (V, N, 58): windows that go on from each other and cross-fade where they overlap.
 
@@ -250,7 +258,17 @@ def sample_windows(
         place.copy_(place * (1 - fade) + window * fade)
         if progress is not None:
             progress(frames + inside.stop, 2 * frames)
+        if window_done is not None:
+            window_done(motion[:, lead : lead + inside.stop])
     return motion[:, lead:]
+
+
+def _picture(scores: Tensor, total: int) -> np.ndarray:
+    """Return a picture of the first variation's head angles and jaw, as far as they are made."""
+    every = frames_between(total)
+    rows = scores[0, ::every].float().cpu().numpy()
+    angles = dict(zip(("pitch", "yaw", "roll"), rows[:, len(BLENDSHAPE_NAMES) :].T, strict=False))
+    return curve_picture({**angles, "mouth": rows[:, BLENDSHAPE_INDEX["jawOpen"]]}, -(-total // every))
 
 
 def _noise_like(rows: Tensor, generators: list[torch.Generator]) -> Tensor:

@@ -314,3 +314,11 @@ def test_any_number_of_steps_ends_in_finite_motion(small_kdtalker, steps, spacin
         small_kdtalker, tokens, torch.zeros(64, 512), [0], noise, parameters
     )
     assert torch.isfinite(scores).all()
+
+
+def test_a_picture_after_every_window(small_kdtalker, source_reading, speech_embedding):
+    pictures = []
+    sample_readings(small_kdtalker, source_reading, speech_embedding(5), QUICK, preview=pictures.append)
+    assert len(pictures) == 3
+    assert all(picture.shape == (160, 512, 3) for picture in pictures)
+    assert not np.array_equal(pictures[0], pictures[1])

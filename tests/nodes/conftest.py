@@ -74,8 +74,12 @@ def tone():
 
 @pytest.fixture(scope="session")
 def liveportrait_files(liveportrait_cases, liveportrait_tools, tmp_path_factory, face_bundle):
-    """A folder with the five files of the safetensors repack, filled with made weights, and the face bundle."""
+    """A folder with the five files of the safetensors repack, filled with made weights, and the face bundle.
+
+    Networks loaded from it stay in the shared cache until the last test is done: making them ready takes long.
+    """
     from safetensors.torch import save_file
+    from talking_portrait.runtime.model_cache import model_cache
 
     cases, state_dict_for = liveportrait_cases, liveportrait_tools.state_dict_for
     folder = tmp_path_factory.mktemp("models")
@@ -93,4 +97,5 @@ def liveportrait_files(liveportrait_cases, liveportrait_tools, tmp_path_factory,
         small |= {f"{prefix}.{key}": value for key, value in state_dict_for(shapes, 0.02).items()}
     save_file(small, folder / "stitching_retargeting_module.safetensors")
     (folder / "face_landmarker.task").symlink_to(face_bundle)
-    return folder
+    yield folder
+    model_cache().clear()

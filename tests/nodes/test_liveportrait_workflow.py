@@ -40,4 +40,3 @@ def test_the_graph_runs_on_the_networks(liveportrait_files, tmp_path, monkeypatc
     assert json.loads(read_metadata(path)["workflow"])["nodes"]
     names = [handle.name for handle in model_cache().loaded_bytes() if "liveportrait" in handle.name]
     assert len(names) == len(set(names)) == 4, "each network once, shared by all nodes"
-    model_cache().clear()

@@ -196,3 +196,22 @@ class TestInComfyUI:
         assert len(checks) == 1000
         assert len(bar.calls) < 500
         assert bar.calls[-1][0] == 1000
+
+
+def test_a_preview_goes_along_with_the_updates_that_follow():
+    from talking_portrait.runtime.progress import PreviewedProgress
+
+    class Recorder:
+        def __init__(self):
+            self.told = []
+
+        def update(self, done, total=None, preview=None):
+            self.told.append((done, total, preview))
+
+    recorder = Recorder()
+    progress = PreviewedProgress(recorder)
+    progress.update(1, 3)
+    progress.show("picture")
+    progress.update(2, 3)
+    progress.update(3, 3)
+    assert recorder.told == [(1, 3, None), (2, 3, "picture"), (3, 3, "picture")]
