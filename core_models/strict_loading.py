@@ -157,7 +157,7 @@ def _unpickled(path: Path) -> object:
                 "it comes from, ask its author for a safetensors file"
             ) from error
         raise UnreadableWeightsError(f"{path} is not a whole PyTorch file: {_what_else(path)}") from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, OSError, LookupError) as error:
         raise UnreadableWeightsError(f"{path} is not a whole PyTorch file: {_what_else(path)}") from error
 
 

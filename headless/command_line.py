@@ -125,7 +125,7 @@ def _add_nodes(commands: argparse._SubParsersAction) -> None:
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("train", help="train a model of this package", add_help=False)
-    parser.add_argument("model", choices=["pocket"], help="which one")
+    parser.add_argument("model", choices=["pocket", "kdtalker"], help="which one")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="arguments of the training")
     parser.set_defaults(command=_train)
 
@@ -160,6 +160,8 @@ def _nodes(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from ..training.pocket import main as train_pocket
-
-    return train_pocket(options.rest)
+    if options.model == "kdtalker":
+        from .train_kdtalker_command import main as train
+    else:
+        from ..training.pocket import main as train
+    return train(options.rest)

@@ -218,3 +218,11 @@ def test_building_takes_no_memory(file):
 
     assert load_strict(build, file).first.weight.device.type == "cpu"
     assert devices == ["meta"]
+
+
+@pytest.mark.parametrize("content", [b"hello\n", b"abc", b"", b"\x80\x02.", b"PK\x03\x04 not a zip"])
+def test_files_that_are_no_pickles_are_named(tmp_path, content):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableWeightsError, match=r"model\.pth"):
+        read_weights(path)

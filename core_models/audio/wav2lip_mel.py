@@ -57,8 +57,8 @@ def wav2lip_mel(waveform: np.ndarray, progress: ProgressCallback | None = None) 
     Pre-emphasis, amplitudes of Hann windows of 800 samples centred on every 200th (silence beyond the ends), mel
     bands, decibels, clipped.
     """
-    emphasised = np.array(waveform, np.float64)
-    emphasised[1:] -= PREEMPHASIS * np.asarray(waveform[:-1], np.float64)
+    emphasised = np.array(waveform, np.float32)
+    emphasised[1:] -= np.float32(PREEMPHASIS) * np.asarray(waveform[:-1], np.float32)
     padded = np.pad(emphasised, FFT_SIZE // 2)
     amplitudes = mel_spectrogram(padded, mel_filters(), SPECTROGRAM, progress)
     decibels = 20 * np.log10(np.maximum(amplitudes, FLOOR_AMPLITUDE)) - REFERENCE_DB

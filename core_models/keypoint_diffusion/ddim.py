@@ -25,15 +25,16 @@ def sample_window(
 
     denoiser: made ready for `timesteps`, noisiest first. signal: (1000,), alpha bar of every timestep; the last step
     goes to 1. prediction: what the denoiser predicts, "epsilon" or "x0".
-    known: (mask, values): where the mask is true, the motion is `values` at every step; both broadcast to the noise.
+    known: (weights, values), both broadcast to the noise: at every step the motion is drawn towards the values, by
+    the weights: 1 is the value itself, 0 leaves what is sampled. The rest of the window is sampled to go with it.
     step_done: called after each step; it may raise to cancel.
     """
     x = noise
     for index, step in enumerate(timesteps):
         x0, epsilon = split_prediction(denoiser.predict(window, x, index), x, signal[step], prediction)
         if known is not None:
-            mask, values = known
-            x0 = torch.where(mask, values, x0)
+            weights, values = known
+            x0 = torch.lerp(x0, values.to(x0), weights.to(x0))
             epsilon = (x - signal[step].sqrt() * x0) / (1 - signal[step]).sqrt()
         last = index + 1 == len(timesteps)
         x = x0 if last else ddim_step(x0, epsilon, signal[timesteps[index + 1]])

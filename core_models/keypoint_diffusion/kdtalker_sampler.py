@@ -175,12 +175,12 @@ def padded_features(embedding: AudioEmbedding, frames: int, padded: int, padding
 def _known_pose(
     model: KDTalkerModel, source: KeypointReadings, pose: np.ndarray, padded: int
 ) -> tuple[Tensor, Tensor]:
-    """Return (mask (70,), values (1, padded, 70)) of a given pose as z-scores; its last row is held."""
+    """Return (weights (70,), values (1, padded, 70)) of a given pose as z-scores; its last row is held."""
     vectors = np.repeat(motion_vectors(source), padded, axis=0)
     vectors[:, POSE] = pose[np.minimum(np.arange(padded), len(pose) - 1)]
-    mask = torch.zeros(VECTOR_SIZE, dtype=torch.bool)
-    mask[POSE] = True
-    return mask, torch.from_numpy(model.statistics.normalised(vectors)).float()[None]
+    weights = torch.zeros(VECTOR_SIZE)
+    weights[POSE] = 1
+    return weights, torch.from_numpy(model.statistics.normalised(vectors)).float()[None]
 
 
 def sample_scores(
@@ -198,7 +198,9 @@ def sample_scores(
     """Return z-scores (V, F, 70) float32 of a clip: windows that each go on from the frame before them.
 
     tokens: canonical and first reference token, (70,) each. features: (F, 512). starts: of the windows, the last of
-    which ends at F. noise: (V, F, 70). known: (mask (70,), values (1, F, 70)) that are given.
+    which ends at F. noise: (V, F, 70). known: (weights (70,), values (1, F, 70)) that are given.
+    Where windows overlap, the later one is drawn towards the earlier at every step, less and less: so it goes on from
+    how that moved, not only from where it was.
     window_done: called with the z-scores (V, N, 70) made so far.
     All variations go through the network together.
     """
@@ -214,21 +216,37 @@ def sample_scores(
             inside = slice(start, start + p.window)
             before = reference if start == 0 else motion[:, start - 1]
             heard = features[None, inside].to(device).expand(len(noise), -1, -1)
-            window = sample_window(
+            motion[:, inside] = sample_window(
                 denoiser,
                 denoiser.window(model.prefix(canonical, before), heard),
                 noise[:, inside].to(device) * parameters.temperature,
                 timesteps,
                 signal,
                 p.prediction,
-                None if known is None else (known[0].to(device), known[1][:, inside].to(device)),
+                _held(motion[:, inside], parameters.overlap if start else 0, known, inside),
                 _step_counter(progress, index, len(starts), len(timesteps)),
             )
-            fade = fade_in(p.window, parameters.overlap if start else 0).to(device)
-            motion[:, inside] = motion[:, inside] * (1 - fade) + window * fade
             if window_done is not None:
                 window_done(motion[:, : start + p.window])
     return motion
+
+
+def _held(
+    earlier: Tensor, overlap: int, known: tuple[Tensor, Tensor] | None, inside: slice
+) -> tuple[Tensor, Tensor] | None:
+    """Return (weights (N, 70), values (V, N, 70)) of what a window is to agree with, None for nothing.
+
+    earlier: (V, N, 70), what windows before have made of it in its first `overlap` frames. known: as `sample_scores`
+    has it.
+    """
+    if known is None and not overlap:
+        return None
+    weights, values = (1 - fade_in(earlier.shape[1], overlap)).to(earlier), earlier.clone()
+    if known is not None:
+        given = known[0].to(earlier) > 0
+        values = torch.where(given, known[1][:, inside].to(earlier), values)
+        weights = torch.where(given, 1.0, weights)
+    return weights, values
 
 
 def _picture(scores: Tensor, total: int) -> np.ndarray:

@@ -102,8 +102,8 @@ def statistics_of(vectors: np.ndarray, canonical: np.ndarray) -> MotionStatistic
     """Return the statistics of (N, 70) vectors and (M, 63) canonical keypoints; what never moves gets deviation 1."""
 
     def deviation(rows: np.ndarray) -> np.ndarray:
-        spread = rows.std(axis=0)
-        return np.where(spread > 0, spread, 1.0)
+        still = rows.max(axis=0) == rows.min(axis=0)  # the deviation itself may be a rounding error above 0
+        return np.where(still, 1.0, rows.std(axis=0))
 
     vectors, canonical = np.asarray(vectors, np.float64), np.asarray(canonical, np.float64)
     return MotionStatistics(

@@ -251,7 +251,7 @@ def sample_windows(
             timesteps,
             signal,
             p.prediction,
-            known=(~sampled, mouths),
+            known=((~sampled).to(mouths), mouths),
         )
         fade = fade_in(window.shape[1], OVERLAP_FRAMES if start else 0).to(window)
         place = motion[:, lead + inside.start : lead + inside.stop]

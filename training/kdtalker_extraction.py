@@ -1,0 +1,362 @@
+"""Clips for KDTalker out of a folder of videos: the face's motion and what is heard, 25 times a second.
+
+As the release prepares its data: frames at 25 fps, one face crop for the whole clip placed by its first frame (FFHQ's
+square, black outside the picture), LivePortrait's motion extractor on every frame, Wav2Lip's features of the sound.
+Where the face is missing, or has left the crop, a clip ends; the longest uninterrupted stretch of a video is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from ..core_models.audio.decode import decode_sound
+from ..core_models.audio.resample import resample, to_mono
+from ..core_models.audio.wav2lip_encoder import Wav2LipSpeechEncoder, encode_frames
+from ..core_models.audio.wav2lip_mel import SAMPLE_RATE, SAMPLES_PER_FRAME, wav2lip_mel
+from ..core_models.face.anchored_crop import CROP_SIZE, FaceSquare
+from ..core_models.face.crop import crop_face
+from ..core_models.face.ffhq_crop import ffhq_square
+from ..core_models.face.landmarker import DetectedFace, FaceLandmarker
+from ..core_models.face.tracking import follow_face
+from ..core_models.keypoint_diffusion.kdtalker import KDTALKER_FPS
+from ..core_models.keypoint_diffusion.motion_vectors import motion_vectors
+from ..core_models.motion.keypoint_extraction import (
+    batch_size,
+    batched,
+    network_picture,
+    read_keypoints,
+)
+from ..core_models.motion.motion_extractor import MotionExtractor
+from ..core_models.types import ProgressCallback
+from ..core_models.video_file import read_video_frames
+from .kdtalker_dataset import CLIP_SUFFIX, Clip, clip_facts, open_clip, write_clip
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "report.jsonl"
+EXTRACTED, KEPT, BAD = "extracted", "kept", "bad"
+QUIETEST_SOUND = 1e-4
+"""Of full scale; a sound that never exceeds it counts as silent."""
+_SOURCE_ENTRY = "kdtalker_source"
+_NAMED_BAD_CLIPS = 10
+
+
+@dataclass(frozen=True)
+class ExtractionSettings:
+    """What a clip depends on besides its video; a clip of other settings is extracted again.
+
+    face_index: which face of a first frame with several, 0 the largest; None refuses videos with several alike.
+    shortest: frames below which a stretch is no use. networks: what tells weights apart, by network.
+    """
+
+    face_index: int | None = None
+    shortest: int = 66
+    networks: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.shortest < 1:
+            raise ValueError(f"shortest is {self.shortest} frames, expected at least 1")
+        if self.face_index is not None and self.face_index < 0:
+            raise ValueError(f"face_index is {self.face_index}, expected 0 (the largest face) or more")
+
+
+@dataclass(frozen=True)
+class ExtractionNetworks:
+    """The networks that extraction runs, wherever they are: finding the face, reading it, hearing."""
+
+    landmarker: FaceLandmarker
+    motion_extractor: MotionExtractor
+    speech_encoder: Wav2LipSpeechEncoder
+
+
+@dataclass(frozen=True)
+class ClipReport:
+    """What became of a video. file: below the folder. status: "extracted", "kept" (it was there already) or "bad".
+
+    reason: why it is bad, or what was left out. frames: of the clip. first_frame: where in the video it begins.
+    """
+
+    file: str
+    status: str
+    reason: str = ""
+    frames: int = 0
+    first_frame: int = 0
+
+
+class Extracted(NamedTuple):
+    """A clip, the frame of the video it begins at, and how many frames the video has where there is sound."""
+
+    clip: Clip
+    first_frame: int
+    video_frames: int
+
+
+def video_files(folder: str | os.PathLike[str], without: Path | None = None) -> list[Path]:
+    """Return all files below a folder but hidden ones, ordered by name; links to folders are not followed.
+
+    without: a folder that is left out. Raises OSError for a folder that is missing, is none or cannot be read,
+    ValueError when it holds no file. A subfolder that cannot be read is named in the log.
+    """
+    folder = Path(folder)
+    os.scandir(folder).close()  # gives the system's own error
+    left_out = None if without is None else without.resolve()
+    found: list[Path] = []
+    for place, subfolders, files in os.walk(folder, onerror=_warn_unreadable):
+        subfolders[:] = [
+            name for name in subfolders if name[0] != "." and Path(place, name).resolve() != left_out
+        ]
+        found += [Path(place, name) for name in files if name[0] != "."]
+    if not found:
+        raise ValueError(f"{folder} holds no files: give the folder that holds the videos")
+    return sorted(found)
+
+
+def _warn_unreadable(error: OSError) -> None:
+    logger.warning("%s cannot be read and is left out: %s", error.filename, error.strerror)
+
+
+def extract_dataset(
+    videos: Path,
+    target: Path,
+    networks: ExtractionNetworks,
+    settings: ExtractionSettings | None = None,
+    progress: ProgressCallback | None = None,
+) -> list[ClipReport]:
+    """Extract every video below a folder into a clip of the same name below `target`; return what became of each.
+
+    A clip that is there already, from the same video (its size and time) and settings, is kept. A bad video does not
+    stop the run; a clip that an earlier version of it gave is removed. `report.jsonl` gets a line for each video as it
+    is done. progress: called with (videos done, total) at least once for each frame; what it raises ends the run, and
+    leaves whole clips only.
+    Raises OSError for folders that cannot be read or written, ValueError when no video gives a clip.
+    """
+    settings = settings or ExtractionSettings()
+    if target.resolve() == videos.resolve():
+        raise ValueError(
+            f"the clips cannot go into {videos}, where the videos are: choose another folder for them"
+        )
+    files = video_files(videos, without=target)
+    target.mkdir(parents=True, exist_ok=True)
+    reports: list[ClipReport] = []
+    with (target / REPORT_FILE).open("w", encoding="utf-8") as report_file:
+        for index, path in enumerate(files):
+            tick = None if progress is None else lambda index=index: progress(index, len(files))
+            reports.append(_extract_file(path, videos, target, networks, settings, tick))
+            report_file.write(json.dumps(asdict(reports[-1])) + "\n")
+            report_file.flush()
+            if progress is not None:
+                progress(index + 1, len(files))
+    if all(report.status == BAD for report in reports):
+        raise ValueError(
+            f"no video of {videos} gave a clip: {_reasons(reports)}; {target / REPORT_FILE} says why for each"
+        )
+    return reports
+
+
+def _extract_file(
+    path: Path,
+    videos: Path,
+    target: Path,
+    networks: ExtractionNetworks,
+    settings: ExtractionSettings,
+    tick: Callable[[], None] | None,
+) -> ClipReport:
+    """Bring one video's clip up to date. Only what is wrong with the video is caught, not with the target."""
+    name = path.relative_to(videos).as_posix()
+    output = target / (name + CLIP_SUFFIX)
+    try:
+        source = source_facts(path, settings)
+        kept = _kept(output, name, source)
+        if kept is not None:
+            return kept
+        extracted = extract_clip(path, name, networks, settings, tick)
+    except (ValueError, OSError) as error:
+        output.unlink(missing_ok=True)
+        return ClipReport(name, BAD, " ".join(str(error).split()))
+    report = ClipReport(name, EXTRACTED, _left_out(extracted), extracted.clip.frames, extracted.first_frame)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    facts = {_SOURCE_ENTRY: source, "reason": report.reason, "first_frame": str(report.first_frame)}
+    write_clip(output, extracted.clip, facts)
+    return report
+
+
+def source_facts(path: Path, settings: ExtractionSettings) -> str:
+    """Return what a clip is made from, as JSON text: the video's size and time of change, and the settings."""
+    state = path.stat()
+    facts = {"bytes": state.st_size, "changed": state.st_mtime_ns, "settings": asdict(settings)}
+    return json.dumps(facts, sort_keys=True)
+
+
+def _kept(output: Path, name: str, source: str) -> ClipReport | None:
+    """Return the report of a clip that is there already, None when there is none, a damaged one, or another's."""
+    if not output.is_file():
+        return None
+    try:
+        facts = clip_facts(output)
+        frames = open_clip(output, name).frames
+    except ValueError as error:
+        logger.warning("%s is extracted again: %s", name, error)
+        return None
+    if facts.get(_SOURCE_ENTRY) != source:
+        return None
+    return ClipReport(name, KEPT, facts.get("reason", ""), frames, int(facts.get("first_frame", "0")))
+
+
+def _left_out(extracted: Extracted) -> str:
+    missing = extracted.video_frames - extracted.clip.frames
+    return f"{missing} frames without the face are left out" if missing else ""
+
+
+def extract_clip(
+    path: Path,
+    name: str,
+    networks: ExtractionNetworks,
+    settings: ExtractionSettings | None = None,
+    tick: Callable[[], None] | None = None,
+) -> Extracted:
+    """Return the longest stretch of a video in which the face is seen, with its sound.
+
+    Frames are decoded one at a time and held by the batch. tick: called once for each frame; it may raise to cancel.
+    Raises OSError, and ValueError for a file that is no video, is damaged, has no sound or a silent one, no face or
+    several alike, or is too short.
+    """
+    settings = settings or ExtractionSettings()
+    waveform = heard_waveform(path)
+    heard_frames = len(waveform) // SAMPLES_PER_FRAME
+    _require_length(heard_frames, settings, "its sound")
+    frames = _SeenFrames(islice(read_video_frames(path, KDTALKER_FPS), heard_frames))
+    pictures = face_pictures(frames, networks.landmarker, settings.face_index, tick)
+    stretch = _longest_stretch(_readings(pictures, networks.motion_extractor), settings)
+    mel = wav2lip_mel(waveform[: heard_frames * SAMPLES_PER_FRAME])
+    stop = stretch.first + len(stretch.motion)
+    audio = encode_frames(networks.speech_encoder, mel, stop)[stretch.first :].numpy()
+    return Extracted(Clip(name, stretch.motion, stretch.canonical, audio), stretch.first, frames.count)
+
+
+def heard_waveform(path: Path) -> np.ndarray:
+    """Return (T,) float32 at 16 kHz, mono: a file's sound. Raises ValueError when there is none or it is silent."""
+    waveform = resample(to_mono(decode_sound(path)), SAMPLE_RATE).waveform[0]
+    loudest = float(np.abs(waveform).max())
+    if loudest < QUIETEST_SOUND:
+        raise ValueError(f"{path} is silent: its sound never exceeds {loudest:g} of full scale")
+    return waveform
+
+
+def _require_length(frames: int, settings: ExtractionSettings, what: str) -> None:
+    if frames < settings.shortest:
+        raise ValueError(
+            f"too short: {what} lasts {frames} frames ({frames / KDTALKER_FPS:.2f} s), but {settings.shortest} are "
+            "needed"
+        )
+
+
+class _SeenFrames:
+    """Goes through frames once; knows how many there were and the last one. (itertools.tee would hold 57.)"""
+
+    def __init__(self, frames: Iterable[np.ndarray]) -> None:
+        self._frames, self.count = frames, 0
+        self.last: np.ndarray | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for frame in self._frames:
+            self.count, self.last = self.count + 1, frame
+            yield frame
+
+
+class FacePicture(NamedTuple):
+    """What the motion extractor sees, (256, 256, 3) uint8; which frame it is, and which stretch of frames it is in."""
+
+    frame: int
+    stretch: int
+    picture: np.ndarray
+
+
+def face_pictures(
+    frames: Iterable[np.ndarray],
+    landmarker: FaceLandmarker,
+    face_index: int | None = None,
+    tick: Callable[[], None] | None = None,
+) -> Iterator[FacePicture]:
+    """Yield the face in every frame that has it, cut alike within a stretch. Holds one frame at a time.
+
+    A stretch begins with a frame in which the face appears, or in which it has left the crop; its first frame places
+    the crop. Raises what `follow_face` raises.
+    """
+    seen = _SeenFrames(frames)
+    square: FaceSquare | None = None
+    stretch = -1
+    for index, face in enumerate(follow_face(seen, landmarker, face_index)):
+        if tick is not None:
+            tick()
+        if face is None:
+            square = None
+            continue
+        if square is None or not _holds(square, face):
+            square, stretch = ffhq_square(face.landmarks), stretch + 1
+        crop = crop_face(seen.last, square.crop_to_frame(CROP_SIZE), CROP_SIZE, cv2.BORDER_CONSTANT)
+        yield FacePicture(index, stretch, network_picture(crop))
+
+
+def _holds(square: FaceSquare, face: DetectedFace) -> bool:
+    """Return whether the middle of the face is in the square."""
+    away = np.abs(np.subtract(face.centre, square.centre))
+    return bool((away <= square.side / 2).all())
+
+
+class _Rows(NamedTuple):
+    frames: list[int]
+    stretches: list[int]
+    motion: list[np.ndarray]
+    canonical: list[np.ndarray]
+
+
+class _Stretch(NamedTuple):
+    first: int
+    motion: np.ndarray
+    canonical: np.ndarray
+
+
+def _readings(pictures: Iterable[FacePicture], extractor: MotionExtractor) -> _Rows:
+    rows = _Rows([], [], [], [])
+    for batch in batched(pictures, batch_size(extractor)):
+        readings = read_keypoints([item.picture for item in batch], extractor)
+        rows.frames.extend(item.frame for item in batch)
+        rows.stretches.extend(item.stretch for item in batch)
+        rows.motion.extend(motion_vectors(readings).astype(np.float32))
+        rows.canonical.extend(readings.canonical.reshape(len(batch), -1).astype(np.float32))
+    return rows
+
+
+def _longest_stretch(rows: _Rows, settings: ExtractionSettings) -> _Stretch:
+    if not rows.frames:
+        raise ValueError("no face in any frame: use a video in which a face fills at least 5 % of the width")
+    stretches = np.array(rows.stretches)
+    inside = np.flatnonzero(stretches == np.bincount(stretches).argmax())
+    _require_length(len(inside), settings, "the longest stretch in which the face is seen")
+    part = slice(int(inside[0]), int(inside[-1]) + 1)
+    return _Stretch(rows.frames[part.start], np.stack(rows.motion[part]), np.stack(rows.canonical[part]))
+
+
+def summary(reports: list[ClipReport]) -> str:
+    """Return lines for people to read: how many clips, how long, and which videos are bad and why."""
+    counts = {status: sum(r.status == status for r in reports) for status in (EXTRACTED, KEPT, BAD)}
+    minutes = math.fsum(report.frames for report in reports) / KDTALKER_FPS / 60
+    head = f"{counts[EXTRACTED]} extracted, {counts[KEPT]} kept, {counts[BAD]} bad; {minutes:.1f} minutes of clips"
+    bad = [f"bad: {r.file}: {r.reason}" for r in reports if r.status == BAD]
+    more = [f"and {len(bad) - _NAMED_BAD_CLIPS} more"] if len(bad) > _NAMED_BAD_CLIPS else []
+    return "\n".join([head, *bad[:_NAMED_BAD_CLIPS], *more])
+
+
+def _reasons(reports: list[ClipReport]) -> str:
+    return "; ".join(f"{report.file}: {report.reason}" for report in reports[:2])
