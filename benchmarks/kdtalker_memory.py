@@ -27,7 +27,11 @@ def speak(minutes: float, arguments: argparse.Namespace) -> None:
     from kdtalker import published_denoiser
     from talking_portrait.core_models.audio.decode import Sound, decode_sound
     from talking_portrait.core_models.audio.embedding import WAV2LIP, embed_audio
-    from talking_portrait.core_models.audio.wav2lip_encoder import Wav2LipSpeechEncoder, load_wav2lip_encoder
+    from talking_portrait.core_models.audio.wav2lip_encoder import (
+        Wav2LipSpeechEncoder,
+        fused,
+        load_wav2lip_encoder,
+    )
     from talking_portrait.core_models.keypoint_diffusion.kdtalker import KDTalkerModel
     from talking_portrait.core_models.keypoint_diffusion.kdtalker_performance import (
         KDTalkerOptions,
@@ -41,7 +45,7 @@ def speak(minutes: float, arguments: argparse.Namespace) -> None:
     speech = decode_sound(ROOT / "workflows" / "assets" / "demo_speech.wav")
     samples = round(60 * minutes * speech.sample_rate)
     sound = Sound(np.resize(speech.waveform, (1, samples)), speech.sample_rate)
-    encoder = load_wav2lip_encoder(arguments.wav2lip) if arguments.wav2lip else Wav2LipSpeechEncoder().eval()
+    encoder = load_wav2lip_encoder(arguments.wav2lip) if arguments.wav2lip else fused(Wav2LipSpeechEncoder())
     began = time.perf_counter()
     embedding = embed_audio(sound, WAV2LIP, encoder)
     heard = time.perf_counter()
@@ -72,8 +76,7 @@ def main() -> None:
     if arguments.minutes is not None:
         speak(arguments.minutes, arguments)
         return
-    passed = [text for text in sys.argv[1:] if text != "--minutes"]
-    peaks = [peak_megabytes(__file__, "--minutes", str(minutes), *passed) for minutes in MINUTES]
+    peaks = [peak_megabytes(__file__, "--minutes", str(minutes), *sys.argv[1:]) for minutes in MINUTES]
     for minutes, peak in zip(MINUTES, peaks, strict=True):
         sys.stdout.write(f"{minutes:g} minutes of speech: {peak:.0f} MB at most\n")
 

@@ -374,6 +374,7 @@ class ModelHandle:
     cpu_offload: keep the weights in main memory and bring each layer to the device only while it computes: for
     models larger than the device, at the price of speed.
     further_paths: the other weight files of a model that is made of several.
+    stamp: tells versions of a file apart that is written again under its name; empty for published files.
     """
 
     name: str
@@ -382,6 +383,7 @@ class ModelHandle:
     device: str = "auto"
     cpu_offload: bool = False
     further_paths: tuple[str, ...] = ()
+    stamp: str = ""
 
 
 MESH_RENDERER = "mesh"

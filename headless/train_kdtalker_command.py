@@ -156,16 +156,16 @@ def extraction_networks(
     """Give the published networks and the settings they make. Raises WeightNotFoundError saying how to get them."""
     from ..core_models.face.landmarker import FaceLandmarker
     from ..runtime.keypoint_diffusion_models import SPEECH_ENCODER_ROW, speech_encoder
-    from ..runtime.renderer_models import liveportrait_models, motion_extractor
+    from ..runtime.renderer_models import motion_extractor, motion_extractor_handle
     from ..runtime.weights import fetch_weight, find_weight
     from ..training.kdtalker_extraction import ExtractionNetworks, ExtractionSettings
     from ..weights_manifest.checksums import file_sha256
 
     find = fetch_weight if options.download else find_weight
-    models = liveportrait_models(download=options.download, progress=host().progress(1).update)
+    handle = motion_extractor_handle(options.download, host().progress(1).update)
     paths = {
         FACE_BUNDLE: Path(find(FACE_BUNDLE)),
-        "motion_extractor": Path(models.motion_extractor.path),
+        "motion_extractor": Path(handle.path),
         "speech_encoder": Path(find(SPEECH_ENCODER_ROW)),
     }
     settings = ExtractionSettings(
@@ -173,7 +173,7 @@ def extraction_networks(
         shortest=options.shortest,
         networks={name: file_sha256(path) for name, path in paths.items()},
     )
-    with motion_extractor(models) as extractor, speech_encoder() as encoder:
+    with motion_extractor(handle) as extractor, speech_encoder() as encoder:
         yield ExtractionNetworks(FaceLandmarker(paths[FACE_BUNDLE]), extractor, encoder), settings
 
 
@@ -194,6 +194,7 @@ def fit(options: argparse.Namespace) -> int:
     from ..training.kdtalker_checkpoint import newest_checkpoint, read_checkpoint
     from ..training.kdtalker_metrics import tensorboard_metrics
     from ..training.kdtalker_run import fit as run_training
+    from ..training.kdtalker_run import only_process
 
     if options.threads is not None:
         torch.set_num_threads(max(1, options.threads))
@@ -204,6 +205,8 @@ def fit(options: argparse.Namespace) -> int:
     else:
         place = options.out if options.resume == NEWEST else Path(options.resume)
         trainer = _continued(read_checkpoint(newest_checkpoint(place)), options, device)
+    with only_process(options.out):
+        pass  # before the metrics of a run that is going on are written into
     open_metrics = nullcontext() if options.no_metrics else tensorboard_metrics(options.out, trainer.step)
     with open_metrics as metrics:
         last = run_training(

@@ -34,11 +34,11 @@ class AudioEmbedding:
                     {"tooltip": "Speech of any rate; several channels are mixed into one."},
                 ),
                 "encoder": (
-                    [*ENCODER_NAMES, AUTOMATIC],
+                    [AUTOMATIC, *ENCODER_NAMES],
                     {
-                        "default": ENCODER_NAMES[0],
+                        "default": AUTOMATIC,
                         "tooltip": "What listens to the sound: log_mel for the pocket model, wav2lip for KDTalker. "
-                        "automatic takes what the connected model needs.",
+                        "automatic takes what the connected model needs; without one, log_mel.",
                     },
                 ),
             },

@@ -57,27 +57,33 @@ class LoadKeypointDiffusion:
                     list(PRECISIONS),
                     {
                         "default": "auto",
-                        "tooltip": "How KDTalker's denoiser is computed. auto: float16 on a graphics card, float32 "
-                        "elsewhere. bfloat16 is quicker on processors made for it, and a little less exact.",
+                        "tooltip": "How KDTalker's denoiser is computed. auto: float32. The others are quicker where "
+                        "the hardware is made for them, and a little less exact.",
                     },
                 ),
                 "compile": (
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "KDTalker: let torch.compile work on the denoiser first, a minute's wait. Worth it "
-                        "for long speech on a graphics card.",
+                        "tooltip": "KDTalker: let torch.compile work on the denoiser first, which takes a minute; for "
+                        "long speech.",
                     },
                 ),
                 "download_if_missing": (
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "Fetch KDTalker's files (about 700 MB) when no models folder holds them.",
+                        "tooltip": "Fetch KDTalker's files when no models folder holds them.",
                     },
                 ),
             },
         }
+
+    @classmethod
+    def IS_CHANGED(cls, model: str | None = None, **_: Any) -> str:
+        from ..runtime.keypoint_diffusion_models import trained_file_stamp
+
+        return "" if model is None else trained_file_stamp(model)
 
     def load(
         self, model: str, precision: str = "auto", compile: bool = False, download_if_missing: bool = False
@@ -98,8 +104,8 @@ class KDTalkerOptionsNode:
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Settings of KDTalker beyond those of the sampler. The defaults are ours; overlap 0, audio_padding repeat and "
-        "50 steps in the sampler give what the release gives."
+        "Settings of KDTalker beyond those of the sampler. The defaults are ours; overlap 0 and audio_padding repeat "
+        "here, with 50 steps and no blinks added in the sampler, give the motion that the release gives."
     )
     RETURN_TYPES = ("KDTALKER_OPTIONS",)
     RETURN_NAMES = ("options",)
@@ -108,8 +114,7 @@ class KDTalkerOptionsNode:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..core_models.keypoint_diffusion.kdtalker_sampler import AUDIO_PADDINGS, MODES, SCALES
-        from ..core_models.keypoint_diffusion.schedule import SPACINGS
+        from ..core_models.keypoint_diffusion.choices import AUDIO_PADDINGS, MODES, SCALES, SPACINGS
 
         def choice(options: tuple[str, ...], tooltip: str) -> tuple[list[str], dict[str, Any]]:
             return list(options), {"default": options[0], "tooltip": tooltip}
@@ -134,7 +139,7 @@ class KDTalkerOptionsNode:
                 "spacing": choice(
                     SPACINGS,
                     "Which moments of the noise schedule the steps visit: leading as in the release, trailing begins "
-                    "at full noise, which may suit very few steps better.",
+                    "at full noise, which very few steps need; one step with leading returns the noise itself.",
                 ),
                 "overlap": (
                     "INT",
@@ -142,8 +147,8 @@ class KDTalkerOptionsNode:
                         "default": 8,
                         "min": 0,
                         "max": 32,
-                        "tooltip": "Frames in which one window of 64 frames fades into the next; 0 sets them side by "
-                        "side, as the release does.",
+                        "tooltip": "Frames in which one window fades into the next (KDTalker's have 64); 0 sets them "
+                        "side by side, as the release does.",
                     },
                 ),
                 "audio_padding": choice(
@@ -223,8 +228,8 @@ class KeypointDiffusionSampler:
                 "pose": (
                     "FACE_MOTION",
                     {
-                        "tooltip": "A motion whose head pose is taken instead of a sampled one. A shorter one goes "
-                        "back and forth."
+                        "tooltip": "A motion whose head pose is taken as it is, instead of a sampled one. A shorter "
+                        "one goes back and forth."
                     },
                 ),
                 "options": ("KDTALKER_OPTIONS", {"tooltip": "KDTalker: from KDTalker Options."}),

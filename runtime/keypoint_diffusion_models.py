@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core_models.keypoint_diffusion.choices import PARAMETERS_ENTRY
 from ..core_models.types import KDTALKER, POCKET, KeypointDiffusionModels, ModelHandle
 from .host import host
+from .input_files import file_fingerprint
 from .model_cache import model_cache
 from .renderer_models import chosen_precision
 from .weight_files import found_files
@@ -26,26 +29,43 @@ KDTALKER_ROWS: dict[str, tuple[str, ...]] = {
     "wav2lip.pth": (SPEECH_ENCODER_ROW,),
 }
 """File, as people know it -> the manifest rows that will do."""
+LARGEST_HEADER = 100_000_000
 _ADVICE = f"To go on without them, choose '{POCKET_CHOICE}' in {LOADER}"
 
 
 def model_choices() -> list[str]:
-    """Return what can be chosen: the embedded model, KDTalker, and models trained here.
+    """Return what can be chosen: the embedded model, KDTalker, and models trained here, by their files' names.
 
-    The last are the .safetensors files of the models folders' `kdtalker` folder, as `talking-portrait train kdtalker
-    export` writes them, by their names.
+    The last are what `talking-portrait train kdtalker export` writes, in the `kdtalker` folder of a models folder.
     """
     return [POCKET_CHOICE, KDTALKER_CHOICE, *sorted(_trained_files())]
 
 
 def _trained_files() -> dict[str, Path]:
-    published = {"kdtalker.safetensors", "wav2lip.safetensors"}
     files: dict[str, Path] = {}
     for folder in host().model_folders(KDTALKER):
         for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
-            if path.name.lower() not in published:
+            if PARAMETERS_ENTRY in safetensors_metadata(path):
                 files.setdefault(path.name, path)
     return files
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file, read without torch; nothing for a file that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) if 0 < size <= LARGEST_HEADER else {}
+    except (OSError, ValueError):
+        return {}
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def trained_file_stamp(choice: str) -> str:
+    """Return a text that changes when a trained model's file does; empty for the other choices."""
+    path = _trained_files().get(choice)
+    return "" if path is None else file_fingerprint(path)
 
 
 def keypoint_diffusion_models(
@@ -57,14 +77,14 @@ def keypoint_diffusion_models(
 ) -> KeypointDiffusionModels:
     """Return handles of a model of `model_choices`.
 
-    precision: of KDTalker's denoiser; "auto" is float16 on CUDA and float32 elsewhere. compiled: let torch.compile
-    work on it first. download: fetch what is missing.
+    precision: of KDTalker's denoiser; "auto" is float32, whose steps are short beside a frame's. compiled: let
+    torch.compile work on it first. download: fetch what is missing.
     Raises WeightNotFoundError (an OSError) that lists every missing file and the command that fetches them, and
     ValueError for another choice.
     """
     if choice == POCKET_CHOICE:
         return KeypointDiffusionModels(POCKET, ModelHandle(POCKET, str(find_weight(POCKET))))
-    dtype = chosen_precision(precision)
+    dtype = chosen_precision("float32" if precision == "auto" else precision)
     if choice == KDTALKER_CHOICE:
         paths = found_files(KDTALKER_ROWS, KDTALKER, LOADER, _ADVICE, download, progress)
         denoiser = ModelHandle(
@@ -77,7 +97,9 @@ def keypoint_diffusion_models(
     rows = {"wav2lip.pth": KDTALKER_ROWS["wav2lip.pth"]}
     paths = found_files(rows, KDTALKER, LOADER, _ADVICE, download, progress)
     return _kdtalker_models(
-        ModelHandle(KDTALKER, str(trained[choice]), dtype), paths["wav2lip.pth"], compiled
+        ModelHandle(KDTALKER, str(trained[choice]), dtype, stamp=trained_file_stamp(choice)),
+        paths["wav2lip.pth"],
+        compiled,
     )
 
 

@@ -82,11 +82,15 @@ class PreviewedProgress:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._picture: np.ndarray | None = None
+        self._last: tuple[int, int] | None = None
 
     def show(self, picture: np.ndarray) -> None:
-        """Take an (H, W, 3) uint8 picture for the updates from now on."""
+        """Show an (H, W, 3) uint8 picture now, with what the last update said, and with the updates from now on."""
         self._picture = picture
+        if self._last is not None:
+            self.update(*self._last)
 
     def update(self, done: int, total: int) -> None:
         """Show that `done` of `total` steps are done; raise when the user has cancelled."""
+        self._last = (done, total)
         self._progress.update(done, total, preview=self._picture)

@@ -31,6 +31,8 @@ LIVEPORTRAIT_ROWS: dict[str, tuple[str, ...]] = {
 SYSTEM = "liveportrait"
 """What to fetch to have all of them."""
 
+_LOADER = "Load LivePortrait"
+_ADVICE = f"To go on without them, choose the mesh renderer in {_LOADER}"
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 COMPILED = "liveportrait_frame_generator_compiled"
 FRAME_GENERATOR = "liveportrait_frame_generator"
@@ -78,9 +80,17 @@ def _handle(part: str, paths: dict[str, Path], dtype: str) -> ModelHandle:
     return ModelHandle(name=f"liveportrait_{part}", path=str(paths[part]), dtype=dtype)
 
 
+def motion_extractor_handle(
+    download: bool = False, progress: Callable[[int, int], None] | None = None
+) -> ModelHandle:
+    """Return the handle of the motion extractor alone, for what needs no other network. Raises as above."""
+    part = "motion_extractor"
+    paths = found_files({part: LIVEPORTRAIT_ROWS[part]}, SYSTEM, _LOADER, _ADVICE, download, progress)
+    return _handle(part, paths, "float32")
+
+
 def _found_paths(download: bool, progress: Callable[[int, int], None] | None) -> dict[str, Path]:
-    advice = "To go on without them, choose the mesh renderer in Load LivePortrait"
-    return found_files(LIVEPORTRAIT_ROWS, SYSTEM, "Load LivePortrait", advice, download, progress)
+    return found_files(LIVEPORTRAIT_ROWS, SYSTEM, _LOADER, _ADVICE, download, progress)
 
 
 def require_liveportrait(models: RendererModels | None, wanted_for: str) -> RendererModels:
@@ -93,11 +103,13 @@ def require_liveportrait(models: RendererModels | None, wanted_for: str) -> Rend
 
 
 @contextmanager
-def motion_extractor(models: RendererModels) -> Iterator[MotionExtractor]:
-    """Give the motion extractor from the shared cache, for use in a `with`."""
+def motion_extractor(models: RendererModels | ModelHandle) -> Iterator[MotionExtractor]:
+    """Give the motion extractor, of LivePortrait's models or by its handle, from the shared cache, in a `with`."""
     from ..core_models.rendering.liveportrait.loading import load_motion_extractor
 
-    handle = require_liveportrait(models, "reading implicit keypoints").motion_extractor
+    handle = models
+    if not isinstance(handle, ModelHandle):
+        handle = require_liveportrait(models, "reading implicit keypoints").motion_extractor
     with model_cache().use(handle, lambda wanted: load_motion_extractor(wanted.path)) as network:
         yield network
 

@@ -137,9 +137,18 @@ def newest_checkpoint(place: Path) -> Path:
 
 
 def remove_old_checkpoints(run: Path, step: int, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints up to `step`. Later ones, of an earlier attempt, are left."""
+    """Remove all but the newest `keep` checkpoints up to `step`."""
     for _, path in [entry for entry in checkpoints_of(run) if entry[0] <= step][:-keep]:
         path.unlink(missing_ok=True)
+
+
+def set_aside_later_checkpoints(run: Path, step: int) -> list[Path]:
+    """Rename the checkpoints after `step` to `<name>.abandoned`, so that none of them is taken for the run's newest.
+
+    Return their new paths. For a run that goes on from an earlier checkpoint.
+    """
+    later = [path for at, path in checkpoints_of(run) if at > step]
+    return [path.replace(path.with_name(path.name + ".abandoned")) for path in later]
 
 
 def remove_unfinished(run: Path) -> None:

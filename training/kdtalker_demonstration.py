@@ -22,10 +22,11 @@ import torch
 from ..core_models.keypoint_diffusion.denoiser import DenoiserParameters
 from ..core_models.keypoint_diffusion.kdtalker import KDTalkerModel
 from ..core_models.keypoint_diffusion.kdtalker_sampler import KDTalkerSamplingParameters, sample_scores
-from ..core_models.keypoint_diffusion.motion_vectors import VECTOR_SIZE, MotionStatistics, statistics_of
+from ..core_models.keypoint_diffusion.motion_vectors import VECTOR_SIZE, MotionStatistics
 from ..core_models.keypoint_diffusion.windows import seeded_noise, window_starts
 from .kdtalker import KDTalkerTrainingParameters
 from .kdtalker_run import KDTalkerTrainer, TrainingData, training_data
+from .kdtalker_statistics import clip_statistics
 from .made_motion import MadeClip, made_clips, made_world, opening_read_back
 
 ABLATIONS: dict[str, dict[str, bool]] = {
@@ -63,10 +64,7 @@ def made_sets(
     world = made_world(smeared_frames=smeared_frames)
     clips = made_clips(world, people, clips_each=3, frames=200, seed=1)
     others = made_clips(world, held_out, clips_each=1, frames=240, seed=2)
-    statistics = statistics_of(
-        np.concatenate([one.clip.motion for one in clips]),
-        np.concatenate([one.clip.canonical for one in clips]),
-    )
+    statistics = clip_statistics([one.clip for one in clips])
     return MadeSets(
         data=training_data([one.clip for one in clips], window, 0.0),
         held_out=others,

@@ -34,6 +34,7 @@ from .kdtalker_checkpoint import (
     checkpoint_path,
     remove_old_checkpoints,
     remove_unfinished,
+    set_aside_later_checkpoints,
     write_checkpoint,
 )
 from .kdtalker_dataset import (
@@ -246,13 +247,16 @@ def fit(
     """Train up to the recipe's number of steps, or to step `until`; return the last checkpoint's path.
 
     Checkpoints are written into the run's folder at the start, every so many steps and at the end; the newest few are
-    kept. progress: called with (steps done, steps in all); what it raises ends the run, whose checkpoints stay.
+    kept, and those after the step the run goes on from are set aside. progress: called with (steps done, steps in all);
+    what it raises ends the run, whose checkpoints stay.
     Raises TrainingDivergedError, ValueError when another process trains in that folder.
     """
     parameters = parameters or RunParameters()
     stop = trainer.recipe.steps if until is None else min(until, trainer.recipe.steps)
     with only_process(run):
         remove_unfinished(run)
+        for path in set_aside_later_checkpoints(run, trainer.step):
+            logger.warning("the run goes on from step %d; a later checkpoint is now %s", trainer.step, path)
         last = _keep(trainer, run, parameters)
         watch = _Watch(parameters, metrics, trainer.step)
         for batch in batches(trainer, stop):
@@ -276,9 +280,9 @@ def _what_now(error: TrainingDivergedError, last: Path) -> str:
 
 
 def _keep(trainer: KDTalkerTrainer, run: Path, parameters: RunParameters) -> Path:
+    """Write the run as it is now, in place of a damaged checkpoint or one of an abandoned branch; return its path."""
     path = checkpoint_path(run, trainer.step)
-    if not path.is_file():  # it is, where a run goes on
-        write_checkpoint(path, trainer.checkpoint())
+    write_checkpoint(path, trainer.checkpoint())
     remove_old_checkpoints(run, trainer.step, parameters.keep)
     return path
 

@@ -14,7 +14,7 @@ from ..core_models.keypoint_diffusion.motion_vectors import (
     statistics_entries,
 )
 from ..core_models.whole_file import renamed_when_whole
-from .kdtalker_dataset import STATISTICS_FILE, ClipFile
+from .kdtalker_dataset import STATISTICS_FILE, Clip, ClipFile
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ def dataset_statistics(
     progress: called with (clips done, total). Raises ValueError for a clip that holds NaN, naming it.
     """
     motion, canonical = _joined(_clip_moments(clips, progress))
+    return MotionStatistics(motion.mean, motion.deviation, canonical.mean, canonical.deviation)
+
+
+def clip_statistics(clips: Sequence[Clip]) -> MotionStatistics:
+    """Return the statistics of all frames of clips in memory."""
+    motion, canonical = _joined((moments_of(clip.motion), moments_of(clip.canonical)) for clip in clips)
     return MotionStatistics(motion.mean, motion.deviation, canonical.mean, canonical.deviation)
 
 

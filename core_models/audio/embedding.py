@@ -11,6 +11,7 @@ from .decode import Sound
 from .frame_clock import frame_count
 from .mel import MEL_RATE, SAMPLE_RATE, mel_decibels, normalised_log_mel
 from .resample import resample, to_mono
+from .wav2lip_mel import SAMPLES_PER_FRAME, VIDEO_FPS, wav2lip_mel
 
 if TYPE_CHECKING:
     from .wav2lip_encoder import Wav2LipSpeechEncoder
@@ -19,7 +20,6 @@ LOG_MEL, WAV2LIP = "log_mel", "wav2lip"
 ENCODER_NAMES: tuple[str, ...] = (LOG_MEL, WAV2LIP)
 """Encoders that exist so far; wav2vec2, HuBERT and Whisper come with their systems."""
 
-WAV2LIP_FPS = 25
 SILENT_TAIL_FRAMES = 64
 """Frames of silence encoded after the sound: the end of KDTalker's last window."""
 
@@ -49,7 +49,7 @@ def embed_audio(
         )
     waveform = resample(to_mono(sound), SAMPLE_RATE).waveform[0]
     if encoder == WAV2LIP:
-        features, rate = _wav2lip_features(waveform, sound.duration, network, progress), WAV2LIP_FPS
+        features, rate = _wav2lip_features(waveform, sound.duration, network, progress), VIDEO_FPS
     else:
         features, rate = torch.from_numpy(normalised_log_mel(mel_decibels(waveform))), MEL_RATE
     return AudioEmbedding(features[:, None], rate=float(rate), duration=sound.duration, encoder=encoder)
@@ -59,9 +59,8 @@ def _wav2lip_features(
     waveform: np.ndarray, duration: float, network: Wav2LipSpeechEncoder, progress: ProgressCallback | None
 ):
     from .wav2lip_encoder import encode_frames
-    from .wav2lip_mel import SAMPLES_PER_FRAME, wav2lip_mel
 
-    frames = frame_count(duration, WAV2LIP_FPS) + SILENT_TAIL_FRAMES
+    frames = frame_count(duration, VIDEO_FPS) + SILENT_TAIL_FRAMES
     heard = waveform[: frames * SAMPLES_PER_FRAME]
     padded = np.pad(heard, (0, frames * SAMPLES_PER_FRAME - len(heard)))
     steps = None if progress is None else lambda done, total: progress(done, 2 * total)

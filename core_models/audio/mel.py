@@ -6,11 +6,9 @@ video frames: four to a frame at 25 fps.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
-from .spectrogram import SpectrogramParameters, mel_spectrogram
+from .spectrogram import SpectrogramParameters, mel_spectrogram, slaney_filters
 
 SAMPLE_RATE = 16000
 MEL_RATE = 100
@@ -27,20 +25,9 @@ MAX_GAIN_DB = 35.0
 SPECTROGRAM = SpectrogramParameters(window=WINDOW, hop=HOP, fft_size=FFT_SIZE, power=2.0, floor=1e-10)
 
 
-@functools.cache
 def mel_filters() -> np.ndarray:
-    """Return the (257, 80) Slaney mel filter bank."""
-    from transformers.audio_utils import mel_filter_bank
-
-    return mel_filter_bank(
-        num_frequency_bins=FFT_SIZE // 2 + 1,
-        num_mel_filters=MEL_BANDS,
-        min_frequency=MEL_LOW_HZ,
-        max_frequency=MEL_HIGH_HZ,
-        sampling_rate=SAMPLE_RATE,
-        norm="slaney",
-        mel_scale="slaney",
-    )
+    """Return the (257, 80) float64 filter bank, 50 to 7600 Hz."""
+    return slaney_filters(FFT_SIZE, MEL_BANDS, MEL_LOW_HZ, MEL_HIGH_HZ, SAMPLE_RATE)
 
 
 def mel_decibels(waveform: np.ndarray) -> np.ndarray:
@@ -53,9 +40,11 @@ def mel_decibels(waveform: np.ndarray) -> np.ndarray:
     padded = np.zeros(frames * HOP + WINDOW, np.float64)
     kept = waveform[: frames * HOP + WINDOW - lead]
     padded[lead : lead + len(kept)] = kept
-    power = mel_spectrogram(padded, mel_filters(), SPECTROGRAM)[:frames]
-    decibels = 10 * np.log10(power)
-    return np.maximum(decibels, FLOOR_DB).astype(np.float32)
+    return mel_spectrogram(padded, mel_filters(), SPECTROGRAM, _floored_decibels)[:frames]
+
+
+def _floored_decibels(power: np.ndarray) -> np.ndarray:
+    return np.maximum(10 * np.log10(power), FLOOR_DB)
 
 
 def loudness_decibels(mel_db: np.ndarray) -> np.ndarray:

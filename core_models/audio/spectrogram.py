@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,25 +25,44 @@ class SpectrogramParameters:
     floor: float
 
 
+@functools.cache
+def slaney_filters(fft_size: int, bands: int, low_hz: float, high_hz: float, sample_rate: int) -> np.ndarray:
+    """Return the (fft_size // 2 + 1, bands) float64 filter bank on Slaney's scale, of equal area."""
+    from transformers.audio_utils import mel_filter_bank
+
+    return mel_filter_bank(
+        num_frequency_bins=fft_size // 2 + 1,
+        num_mel_filters=bands,
+        min_frequency=low_hz,
+        max_frequency=high_hz,
+        sampling_rate=sample_rate,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+
+
 def mel_spectrogram(
     padded: np.ndarray,
     filters: np.ndarray,
     parameters: SpectrogramParameters,
+    finish: Callable[[np.ndarray], np.ndarray],
     progress: ProgressCallback | None = None,
 ) -> np.ndarray:
-    """Return (columns, bands) float64 of every whole window of a sound (T,) that its caller has padded.
+    """Return (columns, bands) float32 of every whole window of a sound (T,) that its caller has padded.
 
-    filters: (fft_size // 2 + 1, bands). Values are at least `floor`. progress counts columns.
+    filters: (fft_size // 2 + 1, bands). finish: what becomes of the float64 values, at least `floor`, of each segment.
+    progress counts columns.
     """
     window, hop = parameters.window, parameters.hop
     columns = 1 + (len(padded) - window) // hop
-    segments = []
+    result = np.empty((columns, filters.shape[1]), np.float32)
     for first in range(0, columns, SEGMENT_COLUMNS):
         stop = min(columns, first + SEGMENT_COLUMNS)
-        segments.append(_segment(padded[hop * first : hop * (stop - 1) + window], filters, parameters))
+        segment = padded[hop * first : hop * (stop - 1) + window]
+        result[first:stop] = finish(_segment(segment, filters, parameters))
         if progress is not None:
             progress(stop, columns)
-    return np.concatenate(segments)
+    return result
 
 
 def _segment(padded: np.ndarray, filters: np.ndarray, parameters: SpectrogramParameters) -> np.ndarray:

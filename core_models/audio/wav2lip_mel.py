@@ -6,12 +6,10 @@ are those of the released Wav2Lip and KDTalker.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
 from ..types import ProgressCallback
-from .spectrogram import SpectrogramParameters, mel_spectrogram
+from .spectrogram import SpectrogramParameters, mel_spectrogram, slaney_filters
 
 SAMPLE_RATE = 16000
 VIDEO_FPS = 25
@@ -35,20 +33,9 @@ FRAMES_AHEAD = 2
 SPECTROGRAM = SpectrogramParameters(window=FFT_SIZE, hop=HOP, fft_size=FFT_SIZE, power=1.0, floor=0.0)
 
 
-@functools.cache
 def mel_filters() -> np.ndarray:
-    """Return the (401, 80) float64 filter bank: Slaney's scale and area normalisation, 55 to 7600 Hz."""
-    from transformers.audio_utils import mel_filter_bank
-
-    return mel_filter_bank(
-        num_frequency_bins=FFT_SIZE // 2 + 1,
-        num_mel_filters=MEL_BANDS,
-        min_frequency=MEL_LOW_HZ,
-        max_frequency=MEL_HIGH_HZ,
-        sampling_rate=SAMPLE_RATE,
-        norm="slaney",
-        mel_scale="slaney",
-    )
+    """Return the (401, 80) float64 filter bank, 55 to 7600 Hz."""
+    return slaney_filters(FFT_SIZE, MEL_BANDS, MEL_LOW_HZ, MEL_HIGH_HZ, SAMPLE_RATE)
 
 
 def wav2lip_mel(waveform: np.ndarray, progress: ProgressCallback | None = None) -> np.ndarray:
@@ -60,10 +47,13 @@ def wav2lip_mel(waveform: np.ndarray, progress: ProgressCallback | None = None) 
     emphasised = np.array(waveform, np.float32)
     emphasised[1:] -= np.float32(PREEMPHASIS) * np.asarray(waveform[:-1], np.float32)
     padded = np.pad(emphasised, FFT_SIZE // 2)
-    amplitudes = mel_spectrogram(padded, mel_filters(), SPECTROGRAM, progress)
+    return mel_spectrogram(padded, mel_filters(), SPECTROGRAM, _scaled_decibels, progress)
+
+
+def _scaled_decibels(amplitudes: np.ndarray) -> np.ndarray:
     decibels = 20 * np.log10(np.maximum(amplitudes, FLOOR_AMPLITUDE)) - REFERENCE_DB
     scaled = 2 * LARGEST_VALUE * (decibels + RANGE_DB) / RANGE_DB - LARGEST_VALUE
-    return np.clip(scaled, -LARGEST_VALUE, LARGEST_VALUE).astype(np.float32)
+    return np.clip(scaled, -LARGEST_VALUE, LARGEST_VALUE)
 
 
 def frame_windows(mel: np.ndarray, first: int, stop: int) -> np.ndarray:

@@ -18,6 +18,8 @@ RELATIVE_BUCKETS = 32
 RELATIVE_MAX_DISTANCE = 128
 ROTARY_BASE = 10000.0
 UNUSED_FREQUENCY_BANDS = 10
+SHARED_ROTARY = "layers.{}.2.fn.fn.rotary_emb.freqs"
+"""Key of the rotary frequencies, of which all layers hold the same."""
 
 
 @dataclass(frozen=True)
@@ -281,3 +283,14 @@ class Denoiser(nn.Module):
             for module in attention:
                 x = module(x, bias, turns)
         return self.output_projection(x)
+
+
+def with_shared_rotary(state: dict[str, Tensor], layers: int, prefix: str = "") -> dict[str, Tensor]:
+    """Return the state with the one stored rotary vector listed under every layer, as the module names it.
+
+    prefix: of the denoiser's keys. A state without the vector comes back as it is.
+    """
+    name = prefix + SHARED_ROTARY
+    if name.format(0) not in state:
+        return state
+    return {**state, **{name.format(layer): state[name.format(0)] for layer in range(layers)}}

@@ -9,18 +9,17 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
+from ..audio.wav2lip_mel import VIDEO_FPS
 from ..key_tables import KEY_TABLES
 from ..strict_loading import UnreadableWeightsError, load_strict, read_metadata, read_weights
-from .denoiser import Denoiser, DenoiserParameters
+from .choices import PARAMETERS_ENTRY
+from .denoiser import SHARED_ROTARY, Denoiser, DenoiserParameters, with_shared_rotary
 from .motion_vectors import MotionStatistics, read_statistics
 
-KDTALKER_FPS = 25
+KDTALKER_FPS = VIDEO_FPS
 KDTALKER_STEPS = 10
 """The paper's Table 6: lips are in sync at 5 to 10 steps as well as at 50."""
-PARAMETERS_ENTRY = "kdtalker_parameters"
-"""Entry of a safetensors file's metadata that says it comes from our training."""
 _STATISTICS = "statistics."
-_ROTARY = "denoiser.layers.{}.2.fn.fn.rotary_emb.freqs"
 
 
 class KDTalkerModel(nn.Module):
@@ -92,14 +91,13 @@ def _load_exported(path: str | os.PathLike[str], parameters: DenoiserParameters)
         raise UnreadableWeightsError(f"{path} lacks {', '.join(missing)}: export the training run again")
     statistics = MotionStatistics(**{name: tensors[_STATISTICS + name].double().numpy() for name in names})
     table = {f"{_STATISTICS}*": None, "denoiser.*": "*"}
-    layers = parameters.layers if parameters.attention else 0
-
-    def with_rotary(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        name = _ROTARY.removeprefix("denoiser.")
-        shared = state.get(name.format(0))
-        return state if shared is None else {**state, **{name.format(i): shared for i in range(layers)}}
-
-    denoiser = load_strict(lambda: Denoiser(parameters), path, table, torch.float32, with_rotary)
+    denoiser = load_strict(
+        lambda: Denoiser(parameters),
+        path,
+        table,
+        torch.float32,
+        lambda state: with_shared_rotary(state, parameters.layers),
+    )
     return _assembled(parameters, statistics, denoiser)
 
 
@@ -107,7 +105,7 @@ def exported_tensors(model: KDTalkerModel) -> tuple[dict[str, Tensor], dict[str,
     """Return the tensors and the metadata of a safetensors file that `load_kdtalker` reads."""
     state = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     for layer in range(1, model.parameters_used.layers):  # one tensor under many names is stored once
-        state.pop(_ROTARY.format(layer), None)
+        state.pop("denoiser." + SHARED_ROTARY.format(layer), None)
     for name, values in asdict(model.statistics).items():
         state[_STATISTICS + name] = torch.from_numpy(values.copy())
     return state, {PARAMETERS_ENTRY: json.dumps(asdict(model.parameters_used))}

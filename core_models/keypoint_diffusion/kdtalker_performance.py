@@ -29,7 +29,12 @@ from ..types import (
     portraits_of,
 )
 from .kdtalker import KDTALKER_FPS, KDTalkerModel
-from .kdtalker_sampler import KDTalkerSamplingParameters, motion_of_portrait, sample_readings
+from .kdtalker_sampler import (
+    KDTalkerSamplingParameters,
+    motion_of_portrait,
+    require_speakable,
+    sample_readings,
+)
 from .motion_vectors import POSE, motion_vectors
 
 if TYPE_CHECKING:
@@ -102,6 +107,7 @@ def speaking_portrait(
     preview: PreviewCallback | None = None,
 ) -> list[FaceMotion]:
     """Return `speaking_motion` of a portrait, which the motion extractor reads first."""
+    require_speakable(len(portraits_of(portrait)), embedding)
     source = read_portrait(portrait, extractor)
     geometry = face_geometry(portraits_of(portrait)[0])
     return speaking_motion(model, source, embedding, options, pose, geometry, progress, compiled, preview)
@@ -120,8 +126,8 @@ def speaking_motion(
 ) -> list[FaceMotion]:
     """Return the motion, in implicit keypoints, of a portrait that speaks; one per variation, as long as the sound.
 
-    source: the portrait's reading. pose: a track whose head pose is taken instead of a sampled one, in either space;
-    it is known to the model at every step. geometry: of the portrait, for a pose in blendshapes.
+    source: the portrait's reading. pose: a track whose head pose is taken as it is, instead of a sampled one, in either
+    space; it is known to the model at every step. geometry: of the portrait, for a pose in blendshapes.
     preview: as `sample_readings` has it.
     Raises ValueError as `sample_readings` does.
     """
@@ -134,10 +140,8 @@ def speaking_motion(
         model, source, embedding, sampling, pose=rows, progress=progress, compiled=compiled, preview=preview
     )
     motions = [motion_of_portrait(source, made, sampling.mode) for made in tracks]
-    if pose is not None:
-        motions = [with_pose_of(motion, pose) for motion in motions]
     return [
-        shaped(motion, performance, seed, embedding.duration)
+        shaped(motion, performance, seed, embedding.duration, pose)
         for motion, seed in zip(motions, sampling.seeds, strict=True)
     ]
 
@@ -149,14 +153,24 @@ def pose_rows(source: KeypointReadings, pose: FaceMotion, embedding: AudioEmbedd
     return motion_vectors(moved)[:, POSE]
 
 
-def shaped(motion: FaceMotion, performance: PerformanceParameters, seed: int, duration: float) -> FaceMotion:
-    """Return the motion with gains, missing blinks and the rate of a performance; `seed` is that of the blinks."""
+def shaped(
+    motion: FaceMotion,
+    performance: PerformanceParameters,
+    seed: int,
+    duration: float,
+    pose: FaceMotion | None = None,
+) -> FaceMotion:
+    """Return the motion with missing blinks, gains, a given pose and the rate of a performance.
+
+    seed: of the blinks. pose: taken as it is; the gains are of what was made.
+    """
     p = performance
+    if p.blinks_per_minute > 0:
+        rng = np.random.default_rng(np.random.SeedSequence(seed))
+        motion = add_missing_blinks(motion, rng, p.blinks_per_minute, p.longest_stare)
     gains = dict.fromkeys(MOTION_REGIONS, p.strength)
     for region, gain in (("lips", p.mouth), ("jaw", p.mouth), ("brows", p.brows), ("pose", p.head_motion)):
         gains[region] = min(p.strength * gain, LARGEST_GAIN)
     motion = with_angle_gains(scale_motion(motion, gains), p.pitch, p.yaw, p.roll)
-    if p.blinks_per_minute > 0:
-        rng = np.random.default_rng(np.random.SeedSequence(seed))
-        motion = add_missing_blinks(motion, rng, p.blinks_per_minute, p.longest_stare)
+    motion = motion if pose is None else with_pose_of(motion, pose)
     return motion_for_duration(motion, p.fps, duration)

@@ -1,7 +1,7 @@
 """Speech to motion with KDTalker: chained windows of DDIM, as the release does it or better.
 
 The defaults are ours: few steps, windows that overlap and cross-fade, silence after the speech. With `overlap` 0,
-`audio_padding` "repeat" and 50 steps the result is the release's.
+`audio_padding` "repeat" and 50 steps the motion is the release's.
 """
 
 from __future__ import annotations
@@ -21,6 +21,18 @@ from ..motion.kalman_smoothing import kalman_smoothed
 from ..motion.keypoint_driving import motion_between
 from ..motion.keypoint_geometry import KeypointReadings
 from ..types import AudioEmbedding, FaceMotion, ProgressCallback
+from .choices import (
+    ABSOLUTE,
+    AUDIO_PADDINGS,
+    LEADING,
+    MODES,
+    MOST_VARIATIONS,
+    REPEAT,
+    SCALES,
+    SILENCE,
+    SOURCE,
+    SPACINGS,
+)
 from .ddim import sample_window
 from .kdtalker import KDTALKER_FPS, KDTALKER_STEPS, KDTalkerModel
 from .motion_vectors import (
@@ -35,15 +47,12 @@ from .motion_vectors import (
     readings_from_vectors,
 )
 from .prepared_denoiser import PreparedDenoiser
-from .schedule import SPACINGS, alphas_cumprod, sampling_timesteps
-from .windows import MOST_VARIATIONS, fade_in, seeded_noise, window_starts
+from .schedule import alphas_cumprod, sampling_timesteps
+from .windows import fade_in, seeded_noise, window_starts
 
-ABSOLUTE, RELATIVE = "absolute", "relative"
-MODES = (ABSOLUTE, RELATIVE)
-SILENCE, REPEAT = "silence", "repeat"
-AUDIO_PADDINGS = (SILENCE, REPEAT)
-SCALES = ("source", "generated")
 OVERLAP_FRAMES = 8
+VARIATIONS_AT_ONCE = 16
+"""Variations that go through the network together: more gain nothing, and Cancel would have to wait for them."""
 OBSERVATION_VARIANCE, PROCESS_VARIANCE = 1e-3, 5e-2
 """The release's Kalman smoother: steps are trusted fifty times more than noise, so next to nothing is smoothed."""
 
@@ -55,7 +64,7 @@ class KDTalkerSamplingParameters:
     seed: of the noise; variation i has seed + i, whatever the number of variations. variations: clips made at once.
     steps: DDIM steps, 1..1000. spacing: "leading" (the release's) or "trailing" (begins at full noise).
     temperature: multiplies the noise that sampling begins with.
-    overlap: frames that windows share and cross-fade in; 0 is the release's hard seams.
+    overlap: frames that windows share and cross-fade in, at most half a window; 0 is the release's hard seams.
     audio_padding: what the last window hears after the speech: "silence", or "repeat", the speech's own beginning.
     mode: "absolute" takes head and expression as they were made; "relative" counts them from their first frame and
         adds that to the portrait.
@@ -66,12 +75,12 @@ class KDTalkerSamplingParameters:
     seed: int = 0
     variations: int = 1
     steps: int = KDTALKER_STEPS
-    spacing: str = "leading"
+    spacing: str = LEADING
     temperature: float = 1.0
     overlap: int = OVERLAP_FRAMES
     audio_padding: str = SILENCE
     mode: str = ABSOLUTE
-    scale: str = "source"
+    scale: str = SOURCE
     smoothing: float = OBSERVATION_VARIANCE
 
     def __post_init__(self) -> None:
@@ -118,37 +127,52 @@ def sample_readings(
     Raises ValueError when the embedding is not Wav2Lip's or the source is a film.
     """
     parameters = parameters or KDTalkerSamplingParameters()
-    _check(source, embedding)
-    frames = frame_count(embedding.duration, KDTALKER_FPS)
-    starts = window_starts(frames, model.parameters_used.window, parameters.overlap)
-    padded = starts[-1] + model.parameters_used.window
-    scores = sample_scores(
-        model,
-        _prefix_tokens(model, source),
-        padded_features(embedding, frames, padded, parameters.audio_padding),
-        starts,
-        seeded_noise(parameters.seeds, padded, VECTOR_SIZE) if noise is None else noise,
-        parameters,
-        known=None if pose is None else _known_pose(model, source, pose, padded),
-        progress=progress,
-        compiled=compiled,
-        window_done=None if preview is None else lambda made: preview(_picture(made, padded)),
-    )
-    vectors = model.statistics.denormalised(scores.cpu().numpy())[:, :frames]
-    if parameters.scale == "source":
-        vectors[..., SCALE] = source.scale[0]
-    return [readings_from_vectors(_smoothed(track, parameters), source.canonical) for track in vectors]
+    require_speakable(source.frame_count, embedding)
+    frames, window = frame_count(embedding.duration, KDTALKER_FPS), model.parameters_used.window
+    parameters = replace(parameters, overlap=min(parameters.overlap, window // 2))
+    starts = window_starts(frames, window, parameters.overlap)
+    padded = starts[-1] + window
+    noise = seeded_noise(parameters.seeds, padded, VECTOR_SIZE) if noise is None else noise
+    tokens = _prefix_tokens(model, source)
+    features = padded_features(embedding, frames, padded, parameters.audio_padding)
+    known = None if pose is None else _known_pose(model, source, pose, padded)
+    tracks: list[KeypointReadings] = []
+    groups = noise.split(VARIATIONS_AT_ONCE)
+    for index, group in enumerate(groups):
+        steps = progress and _part_of(progress, index, len(groups))
+        shown = None if preview is None or index else lambda made: preview(_picture(made, padded))
+        scores = sample_scores(
+            model, tokens, features, starts, group, parameters, known, steps, compiled, shown
+        )
+        tracks += [_made(model, track[:frames], source, parameters) for track in scores.cpu().numpy()]
+    return tracks
 
 
-def _check(source: KeypointReadings, embedding: AudioEmbedding) -> None:
+def _part_of(progress: ProgressCallback, index: int, parts: int) -> ProgressCallback:
+    """Return the progress of part `index` of several equal ones."""
+    return lambda done, total: progress(index * total + done, parts * total)
+
+
+def _made(
+    model: KDTalkerModel, scores: np.ndarray, source: KeypointReadings, parameters: KDTalkerSamplingParameters
+) -> KeypointReadings:
+    """Return the readings of (N, 70) z-scores on the portrait, smoothed."""
+    vectors = model.statistics.denormalised(scores)
+    if parameters.scale == SOURCE:
+        vectors[:, SCALE] = source.scale[0]
+    return readings_from_vectors(_smoothed(vectors, parameters), source.canonical)
+
+
+def require_speakable(portrait_frames: int, embedding: AudioEmbedding) -> None:
+    """Raise ValueError, before anything is read or loaded, for features of another encoder or a film as portrait."""
     if embedding.encoder != WAV2LIP:
         raise ValueError(
             f"KDTalker hears '{WAV2LIP}' features but got '{embedding.encoder}': set the Audio Embedding node's "
-            f"encoder to '{WAV2LIP}', or connect the model to it"
+            f"encoder to '{WAV2LIP}', or to 'automatic' and connect the model to it"
         )
-    if source.frame_count != 1:
+    if portrait_frames != 1:
         raise ValueError(
-            f"KDTalker animates one picture, but the portrait is a film of {source.frame_count} frames: take one of "
+            f"KDTalker animates one picture, but the portrait is a film of {portrait_frames} frames: take one of "
             "its frames, or use the pocket model"
         )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..strict_loading import load_strict, read_metadata, require_matching_keys
+from .denoiser import with_shared_rotary
 from .pocket import PocketModel, PocketParameters
 
 __all__ = ["EMBEDDED_POCKET", "load_pocket", "require_matching_keys", "with_shared_rotary"]
@@ -37,13 +38,5 @@ def load_pocket(
         lambda: PocketModel(parameters),
         path,
         dtype=dtype,
-        adapt=lambda state: with_shared_rotary(state, layers),
+        adapt=lambda state: with_shared_rotary(state, layers, "denoiser."),
     )
-
-
-def with_shared_rotary(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    """Return the state with the one stored rotary vector listed under every layer, as the module names it."""
-    name = "denoiser.layers.{}.2.fn.fn.rotary_emb.freqs"
-    if name.format(0) not in state:
-        return state
-    return {**state, **{name.format(layer): state[name.format(0)] for layer in range(layers)}}

@@ -35,13 +35,16 @@ _PARTS = {"scale": 1, "yaw": 1, "pitch": 1, "roll": 1, "t": 3, "exp": CANONICAL_
 
 
 def motion_vectors(readings: KeypointReadings) -> np.ndarray:
-    """Return (N, 70) float64 of N readings."""
+    """Return (N, 70) float64 of N readings.
+
+    The depth of the translation is 0, as in the published statistics: neither model nor renderer knows of it.
+    """
     angles = extractor_angles(readings.rotation)
     count = readings.frame_count
     parts = [
         readings.scale[:, None],
         angles[:, [1, 0, 2]],
-        readings.translation,
+        readings.translation * np.array([1.0, 1.0, 0.0]),
         readings.expression.reshape(count, -1),
     ]
     return np.concatenate(parts, axis=1).astype(np.float64)
@@ -96,19 +99,6 @@ class MotionStatistics:
         """Return (70,): the z-scores of canonical keypoints (63 numbers) where a vector has its expression."""
         scores = (np.asarray(canonical, np.float64).reshape(-1) - self.canonical_mean) / self.canonical_std
         return np.concatenate([np.zeros(VECTOR_SIZE - CANONICAL_SIZE), scores])
-
-
-def statistics_of(vectors: np.ndarray, canonical: np.ndarray) -> MotionStatistics:
-    """Return the statistics of (N, 70) vectors and (M, 63) canonical keypoints; what never moves gets deviation 1."""
-
-    def deviation(rows: np.ndarray) -> np.ndarray:
-        still = rows.max(axis=0) == rows.min(axis=0)  # the deviation itself may be a rounding error above 0
-        return np.where(still, 1.0, rows.std(axis=0))
-
-    vectors, canonical = np.asarray(vectors, np.float64), np.asarray(canonical, np.float64)
-    return MotionStatistics(
-        vectors.mean(axis=0), deviation(vectors), canonical.mean(axis=0), deviation(canonical)
-    )
 
 
 def read_statistics(path: str | os.PathLike[str]) -> MotionStatistics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,12 +26,13 @@ from ..types import (
     FaceMotion,
     ProgressCallback,
 )
+from .choices import MOST_VARIATIONS
 from .ddim import sample_window
 from .pocket import POCKET_EMOTIONS, POCKET_FPS, PocketModel, sampled_channels
 from .prepared_denoiser import PreparedDenoiser
 from .schedule import alphas_cumprod, sampling_timesteps
 from .speech_encoder import SpeechEncoder
-from .windows import MOST_VARIATIONS, fade_in, window_starts
+from .windows import fade_in, window_starts
 
 MEL_PER_FRAME = MEL_RATE // POCKET_FPS
 CHUNK_FRAMES = 500
@@ -126,8 +128,8 @@ def sample_variations(
 ) -> list[FaceMotion]:
     """Return motions of a face that speaks the sound, in blendshapes, as long as the sound at `parameters.fps`.
 
-    pose: a track whose head pose is taken instead of the sampled one. preview: called with a picture of the first
-    variation's motion after each window.
+    pose: a track whose head pose is taken as it is, instead of the sampled one. preview: called with a picture of the
+    first variation's motion after each window.
     Raises ValueError when the embedding is not log-mel or the emotion holds one the model does not know.
     """
     parameters = parameters or SamplingParameters()
@@ -155,8 +157,8 @@ def _performed(
     track: FaceMotion, parameters: SamplingParameters, seed: int, pose: FaceMotion | None, duration: float
 ) -> FaceMotion:
     """Return what was sampled with the given pose or the gains of angles, at the rate asked for, eyes alive."""
-    track = track if pose is None else with_pose_of(track, pose)
     track = with_angle_gains(track, parameters.pitch, parameters.yaw, parameters.roll)
+    track = track if pose is None else with_pose_of(track, pose)
     return add_eye_life(motion_for_duration(track, parameters.fps, duration), parameters, seed)
 
 
@@ -240,7 +242,15 @@ def sample_windows(
     context = torch.cat([features, emotion], dim=-1)
     motion = torch.cat([resting_prefix(model, mouth), known], dim=1).repeat(count, 1, 1)
     lead = p.previous_frames
-    for start in window_starts(frames, p.window, OVERLAP_FRAMES):
+    starts = window_starts(frames, p.window, OVERLAP_FRAMES)
+    all_steps = len(starts) * len(timesteps)
+    steps_done = itertools.count(1)
+
+    def step_done() -> None:
+        if progress is not None:
+            progress(frames + frames * next(steps_done) // all_steps, 2 * frames)
+
+    for start in starts:
         inside = slice(start, min(frames, start + p.window))
         mouths = known[:, inside]
         prefix = torch.cat([rest.expand(count, -1, -1), motion[:, start : start + lead]], dim=1)
@@ -252,12 +262,11 @@ def sample_windows(
             signal,
             p.prediction,
             known=((~sampled).to(mouths), mouths),
+            step_done=step_done,
         )
         fade = fade_in(window.shape[1], OVERLAP_FRAMES if start else 0).to(window)
         place = motion[:, lead + inside.start : lead + inside.stop]
         place.copy_(place * (1 - fade) + window * fade)
-        if progress is not None:
-            progress(frames + inside.stop, 2 * frames)
         if window_done is not None:
             window_done(motion[:, lead : lead + inside.stop])
     return motion[:, lead:]

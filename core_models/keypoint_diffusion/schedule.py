@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .choices import LEADING, SPACINGS, TRAILING
+
 TRAINING_STEPS = 1000
 LINEAR_BETAS = (1e-5, 8e-3)
 COSINE_OFFSET = 0.008
-SPACINGS = ("leading", "trailing")
 
 
 def alphas_cumprod(schedule: str) -> Tensor:
@@ -25,7 +26,7 @@ def alphas_cumprod(schedule: str) -> Tensor:
     raise ValueError(f"unknown schedule {schedule!r}, expected 'linear' or 'cosine'")
 
 
-def sampling_timesteps(steps: int, spacing: str = "leading") -> list[int]:
+def sampling_timesteps(steps: int, spacing: str = LEADING) -> list[int]:
     """Return the timesteps of a DDIM run, noisiest first.
 
     "leading" is (1000 // n) * i, as the released KDTalker samples; "trailing" starts at 999, which is
@@ -33,11 +34,11 @@ def sampling_timesteps(steps: int, spacing: str = "leading") -> list[int]:
     """
     if not 1 <= steps <= TRAINING_STEPS:
         raise ValueError(f"steps is {steps}, expected 1..{TRAINING_STEPS}")
-    if spacing == "leading":
+    if spacing == LEADING:
         return [(TRAINING_STEPS // steps) * index for index in reversed(range(steps))]
-    if spacing == "trailing":
+    if spacing == TRAILING:
         return [round(TRAINING_STEPS * (index + 1) / steps) - 1 for index in reversed(range(steps))]
-    raise ValueError(f"unknown spacing {spacing!r}, expected 'leading' or 'trailing'")
+    raise ValueError(f"unknown spacing {spacing!r}, expected {' or '.join(SPACINGS)}")
 
 
 def split_prediction(prediction: Tensor, x: Tensor, signal: Tensor, kind: str) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MOST_VARIATIONS = 64
-"""Clips that are sampled together at the most."""
-
 
 def window_starts(frames: int, window: int, overlap: int) -> list[int]:
     """Return the first frame of each window of `window` frames that together cover `frames`, `overlap` shared.

@@ -65,6 +65,15 @@ def _event_times(duration: float, mean_interval: float, rng: np.random.Generator
     return times
 
 
+def blink_shape(fps: float, rng: np.random.Generator) -> np.ndarray:
+    """Return (N,) float64 in 0..1: one blink, fully closed in one frame, with an open frame on each side."""
+    duration = rng.uniform(*BLINK_SECONDS)
+    reach = int(duration * fps) + 1
+    shape = _blink_shape(np.arange(-reach, reach + 1) / fps, duration)
+    closed = np.flatnonzero(shape > 0)
+    return np.pad(shape[closed[0] : closed[-1] + 1], 1)
+
+
 def _blink_shape(time: np.ndarray, duration: float) -> np.ndarray:
     """Return the closure at `time` seconds from its peak: half cosines down and, more slowly, up."""
     closing = duration * CLOSING_SHARE

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..types import IMPLICIT_KEYPOINTS, FaceMotion
 from .blendshape_retargeting import RetargetingBasis, default_basis
-from .blinking import BLINKS_PER_MINUTE, blink_track, runs
+from .blinking import BLINKS_PER_MINUTE, blink_shape, blink_track, runs
 
 LONGEST_STARE = 6.0
 """Seconds without a blink after which a face looks lifeless."""
@@ -51,25 +51,33 @@ def add_missing_blinks(
 ) -> FaceMotion:
     """Return the motion with blinks added where there is none for more than `longest_stare` seconds.
 
-    What blinks by itself is left alone, and so is a clip that is shorter than that. See `blinking.blink_track`.
+    Each such stretch gets one at least, more as often as `per_minute` says (`blinking.blink_track`). What blinks by
+    itself is left alone, and so is a clip that is shorter than that.
     Raises ValueError for motion in the other space or a rate outside 0..30.
     """
     motion.require_space(IMPLICIT_KEYPOINTS)
     offsets = blink_offsets(basis)
     seen = lid_closure(motion.expression, offsets)
-    closure = blink_track(motion.frame_count, motion.fps, rng, per_minute)
-    allowed = stares(seen, motion.fps, longest_stare)
-    blinking = np.flatnonzero(seen >= CLOSED_SHARE)
-    for first, stop in runs(closure > 0):
-        near = (
-            len(blinking)
-            and np.abs(np.arange(first, stop)[:, None] - blinking).min() < KEPT_APART * motion.fps
-        )
-        if near or not allowed[first:stop].all():
-            closure[first:stop] = 0
+    closure = np.zeros(motion.frame_count)
+    apart = round(KEPT_APART * motion.fps)
+    for first, stop in runs(stares(seen, motion.fps, longest_stare)):
+        low, high = first + apart * (first > 0), stop - apart * (stop < motion.frame_count)
+        closure[low:high] = _blinks_within(high - low, motion.fps, rng, per_minute)
     added = np.maximum(closure - np.clip(seen, 0, 1), 0) * (closure > 0)
-    return (
-        motion
-        if not added.any()
-        else replace(motion, expression=motion.expression + added[:, None] * offsets, openings=None)
-    )
+    if not added.any():
+        return motion
+    expression = motion.expression + added[:, None] * offsets
+    return replace(motion, expression=expression, openings=None)
+
+
+def _blinks_within(frames: int, fps: float, rng: np.random.Generator, per_minute: float) -> np.ndarray:
+    """Return a `blink_track` of a stretch with whole blinks only, one at least when there are to be any."""
+    closure = blink_track(frames, fps, rng, per_minute)
+    for first, stop in runs(closure > 0):
+        if first == 0 or stop == frames:
+            closure[first:stop] = 0
+    if per_minute > 0 and not closure.any():
+        shape = blink_shape(fps, rng)
+        start = int(rng.integers(frames // 4, max(frames // 4 + 1, 3 * frames // 4 - len(shape))))
+        closure[start : start + len(shape)] = shape
+    return closure

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from talking_portrait.core_models.audio.embedding import LOG_MEL
 from talking_portrait.core_models.audio.frame_clock import frame_count
 from talking_portrait.core_models.keypoint_diffusion import kdtalker_sampler
+from talking_portrait.core_models.keypoint_diffusion.kdtalker import KDTalkerModel
 from talking_portrait.core_models.keypoint_diffusion.kdtalker_performance import (
     KDTalkerOptions,
     PerformanceParameters,
@@ -80,7 +81,7 @@ class TestLengths:
         (motion,) = speaking_motion(small_kdtalker, source_reading, speech_embedding(3.3), options)
         assert (motion.fps, motion.frame_count) == (fps, frame_count(3.3, fps))
 
-    def test_an_hour_is_bounded_work(self, small_kdtalker, source_reading):
+    def test_an_hour_of_speech(self, small_kdtalker, source_reading):
         embedding = AudioEmbedding(torch.zeros(1, 1, 512).expand(90_000, -1, -1), 25.0, 3600.0, "wav2lip")
         (made,) = sample(small_kdtalker, source_reading, embedding, steps=1)
         assert made.frame_count == 90_000
@@ -122,9 +123,45 @@ class TestSeeds:
             (alone,) = sample(small_kdtalker, source_reading, speech, seed=7 + index)
             assert np.allclose(motion_vectors(made), motion_vectors(alone), atol=1e-3)
 
+    def test_many_variations_go_in_groups(
+        self, small_kdtalker, source_reading, speech_embedding, monkeypatch
+    ):
+        """So that one step stays short; the clips and the progress are those of one group."""
+        speech, told = speech_embedding(1.0), []
+        together = sample(small_kdtalker, source_reading, speech, variations=3)
+        monkeypatch.setattr(kdtalker_sampler, "VARIATIONS_AT_ONCE", 2)
+        parameters = KDTalkerSamplingParameters(steps=2, variations=3)
+        grouped = sample_readings(
+            small_kdtalker, source_reading, speech, parameters, progress=lambda *step: told.append(step)
+        )
+        assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+        for one, other in zip(together, grouped, strict=True):
+            assert np.allclose(motion_vectors(one), motion_vectors(other), atol=1e-3)
+
     def test_the_largest_seed_has_a_successor(self, small_kdtalker, source_reading, speech_embedding):
         assert KDTalkerSamplingParameters(seed=2**64 - 1, variations=2).seeds == [2**64 - 1, 0]
         sample(small_kdtalker, source_reading, speech_embedding(0.1), seed=2**64 - 1, variations=2)
+
+
+class TestOtherWindows:
+    @pytest.mark.parametrize("window", [4, 8, 16])
+    def test_a_model_of_short_windows_overlaps_by_half_at_most(
+        self, source_reading, speech_embedding, window
+    ):
+        """The paper's ablations go down to 8 frames: the default overlap of 8 would leave nothing to go on by."""
+        from .conftest import SMALL, made_statistics
+
+        model = KDTalkerModel(replace(SMALL, window=window), made_statistics()).eval()
+        (made,) = sample(model, source_reading, speech_embedding(1.3))
+        assert made.frame_count == 33
+
+    @pytest.mark.parametrize("left_out", ["attention", "canonical_token"])
+    def test_the_papers_ablations_speak_too(self, source_reading, speech_embedding, left_out):
+        from .conftest import SMALL, made_statistics
+
+        model = KDTalkerModel(replace(SMALL, **{left_out: False}), made_statistics()).eval()
+        (made,) = sample(model, source_reading, speech_embedding(3))
+        assert np.isfinite(made.keypoints).all()
 
 
 class TestSeams:
@@ -198,6 +235,13 @@ class TestGivenHead:
         assert np.abs(free.rotation - nod.rotation).max() > 1
         assert np.abs(free.expression - motion.expression).max() > 1e-6, "the model knows of the head"
 
+    @pytest.mark.parametrize("gains", [{"head_motion": 0.5}, {"strength": 2.0}, {"pitch": 0.0, "yaw": 2.0}])
+    def test_gains_are_of_what_is_made_not_of_what_is_given(
+        self, small_kdtalker, source_reading, speech_embedding, gains
+    ):
+        motion = self.perform(small_kdtalker, source_reading, speech_embedding(2), self.nod(), **gains)
+        assert np.allclose(motion.rotation, self.nod().rotation, atol=1e-3)
+
     def test_a_shorter_one_goes_back_and_forth(self, small_kdtalker, source_reading, speech_embedding):
         nod = self.nod(frames=20)
         motion = self.perform(small_kdtalker, source_reading, speech_embedding(2), nod)
@@ -223,6 +267,11 @@ class TestGivenHead:
         none = self.perform(small_kdtalker, source_reading, speech_embedding(1), None, strength=0)
         assert np.allclose(none.expression, 0)
         assert np.allclose(none.rotation, 0, atol=1e-4)
+
+    def test_the_portrait_at_rest_does_not_blink(self, small_kdtalker, source_reading, speech_embedding):
+        performance = {"strength": 0, "blinks_per_minute": 30.0}
+        still = self.perform(small_kdtalker, source_reading, speech_embedding(20), None, **performance)
+        assert np.allclose(still.expression, 0)
 
     def test_the_mouth_alone(self, small_kdtalker, source_reading, speech_embedding):
         speech = speech_embedding(1)

@@ -46,7 +46,7 @@ def with_missing(motion: FaceMotion, seed: int = 0, **settings) -> FaceMotion:
 def test_a_stare_gets_blinks_at_human_intervals(seed):
     times = blink_times(with_missing(staring(60), seed))
     assert 8 <= len(times) <= 22
-    assert np.diff(times).max() <= 6.5
+    assert np.diff(times).max() <= 6.9
     assert times[0] <= 6
 
 
@@ -73,6 +73,15 @@ def test_only_the_stretch_without_blinks_is_filled():
     assert own <= {round(time, 2) for time in times}
     assert added
     assert all(8.6 <= time <= 21.4 for time in added)
+
+
+@pytest.mark.parametrize("per_minute", [6, 14])
+@pytest.mark.parametrize("seconds", [6.5, 7.0, 9.0])
+def test_every_stare_between_two_blinks_gets_one(seconds, per_minute):
+    motion = blinking_at(staring(seconds + 6), 3, 3 + seconds)
+    for seed in range(40):
+        times = blink_times(with_missing(motion, seed, per_minute=per_minute))
+        assert any(3.5 < time < 2.5 + seconds for time in times), seed
 
 
 def test_a_clip_shorter_than_a_stare_needs_none():

@@ -74,17 +74,30 @@ class TestLoad:
         assert models.speech_encoder.dtype == "float32"
 
     def test_models_trained_here_are_offered(self, nodes, monkeypatch, tmp_path):
+        """Those that our training exported, whatever else lies there, and anew when the file is another."""
+        from safetensors.torch import save_file
+
         folder = tmp_path / "kdtalker"
         folder.mkdir()
-        for name in ("my voice.safetensors", "KDTalker.safetensors", "notes.txt"):
-            (folder / name).touch()
+        entry = {keypoint_diffusion_models.PARAMETERS_ENTRY: "{}"}
+        save_file({"x": torch.zeros(1)}, folder / "my voice.safetensors", entry)
+        save_file({"x": torch.zeros(1)}, folder / "KDTalker.safetensors")
+        save_file({"x": torch.zeros(1)}, tmp_path / "motion_extractor.safetensors", {"format": "pt"})
+        (folder / "broken.safetensors").write_bytes(b"\x09\x00\x00\x00\x00\x00\x00\x00{")
+        (folder / "notes.txt").touch()
         monkeypatch.setenv("TALKING_PORTRAIT_MODELS", str(tmp_path))
-        choices = nodes["TP_LoadKeypointDiffusion"].INPUT_TYPES()["required"]["model"][0]
+        loader = nodes["TP_LoadKeypointDiffusion"]
+        choices = loader.INPUT_TYPES()["required"]["model"][0]
         assert choices == ["pocket (embedded)", "KDTalker", "my voice.safetensors"]
         monkeypatch.setattr(weight_files, "find_weight", lambda name, explicit=None: tmp_path / name)
         models = self.load(nodes, model="my voice.safetensors")
         assert models.denoiser.path == str(folder / "my voice.safetensors")
         assert models.denoiser.further_paths == ()
+        before = loader.IS_CHANGED("my voice.safetensors")
+        save_file({"x": torch.zeros(9)}, folder / "my voice.safetensors", entry)
+        assert loader.IS_CHANGED("my voice.safetensors") != before
+        assert self.load(nodes, model="my voice.safetensors").denoiser != models.denoiser
+        assert loader.IS_CHANGED("KDTalker") == ""
 
     def test_a_model_that_went_away_is_named(self, nodes, no_models):
         with pytest.raises(ValueError, match=r"no model 'gone\.safetensors'; here are: pocket"):
@@ -106,8 +119,7 @@ class TestAudioEmbedding:
         assert self.embed(nodes, silence(1), "automatic").encoder == "log_mel"
         assert keypoint_diffusion_models.encoder_of(KDTALKER) == "wav2lip"
 
-    def test_a_missing_encoder_says_how_to_get_it(self, nodes, no_models, monkeypatch):
-        monkeypatch.setattr(keypoint_diffusion_models, "find_weight", keypoint_diffusion_models.find_weight)
+    def test_a_missing_encoder_says_how_to_get_it(self, nodes, no_models):
         with pytest.raises(WeightNotFoundError, match="weights fetch kdtalker_wav2lip"):
             self.embed(nodes, silence(1), "wav2lip")
 
@@ -168,6 +180,18 @@ class TestSampler:
     def test_it_needs_liveportrait(self, nodes, renderer, astronaut_portrait):
         with pytest.raises(ValueError, match="KDTalker needs LivePortrait: connect a Load LivePortrait node"):
             self.sample(nodes, audio_embeds=None, portrait=astronaut_portrait, renderer=renderer)
+
+    def test_a_film_is_refused_before_it_is_read(self, astronaut_portrait):
+        from talking_portrait.core_models.keypoint_diffusion.kdtalker_performance import speaking_portrait
+        from talking_portrait.core_models.types import AudioEmbedding, PortraitVideo
+
+        def extractor(_):
+            raise AssertionError("the film is read")
+
+        film = PortraitVideo((astronaut_portrait,) * 3, 25.0)
+        heard = AudioEmbedding(torch.zeros(25, 1, 512), 25.0, 1.0, "wav2lip")
+        with pytest.raises(ValueError, match="film of 3 frames"):
+            speaking_portrait(None, film, extractor, heard)
 
     def test_it_needs_a_portrait(self, nodes):
         renderer = RendererModels("liveportrait", HANDLE, HANDLE, HANDLE, HANDLE)

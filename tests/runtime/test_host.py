@@ -214,4 +214,30 @@ def test_a_preview_goes_along_with_the_updates_that_follow():
     progress.show("picture")
     progress.update(2, 3)
     progress.update(3, 3)
-    assert recorder.told == [(1, 3, None), (2, 3, "picture"), (3, 3, "picture")]
+    progress.show("last picture")
+    assert recorder.told == [
+        (1, 3, None),
+        (1, 3, "picture"),
+        (2, 3, "picture"),
+        (3, 3, "picture"),
+        (3, 3, "last picture"),
+    ]
+
+
+def test_the_picture_of_the_last_window_reaches_the_page():
+    """With ComfyUI's own bar, which leaves out what comes too soon, but never the last update."""
+    from talking_portrait.runtime.progress import PreviewedProgress
+
+    class Bar:
+        def __init__(self):
+            self.pictures = []
+
+        def update_absolute(self, done, total, picture=None):
+            self.pictures.append(picture)
+
+    bar = Bar()
+    progress = PreviewedProgress(ComfyUIProgress(bar, 1, lambda: None))
+    for step in range(1, 9):
+        progress.update(step, 8)
+    progress.show(np.zeros((4, 4, 3), np.uint8))
+    assert bar.pictures[-1] is not None

@@ -267,6 +267,23 @@ def test_any_checkpoint_will_do_and_only_the_newest_stay(tmp_path):
     assert same_state(last, again)
 
 
+def test_going_on_from_an_earlier_checkpoint_sets_later_ones_aside(tmp_path):
+    """Also a damaged one of the same step is written anew, and the abandoned branch is not the newest any more."""
+    watch = RunParameters(checkpoint_every=3, keep=9)
+    whole = fit(begun(), tmp_path, watch)
+    expected = read_checkpoint(whole)
+    whole.write_bytes(whole.read_bytes()[:500])
+    last = fit(continued(checkpoint_path(tmp_path, 3)), tmp_path, watch, until=6)
+    assert newest_checkpoint(tmp_path) == last == checkpoint_path(tmp_path, 6)
+    aside = sorted(path.name for path in last.parent.glob("*.abandoned"))
+    assert aside == [f"{checkpoint_path(tmp_path, step).name}.abandoned" for step in (6, 9, 12)]
+    again = fit(continued(last), tmp_path, watch)
+    assert again == whole
+    assert all(
+        torch.equal(read_checkpoint(again).weights[name], value) for name, value in expected.weights.items()
+    )
+
+
 KILLED_RUN = """
 import sys
 from pathlib import Path

@@ -9,7 +9,7 @@ from talking_portrait.core_models.keypoint_diffusion.kdtalker_sampler import (
     KDTalkerSamplingParameters,
     sample_scores,
 )
-from talking_portrait.core_models.keypoint_diffusion.motion_vectors import EXPRESSION, statistics_of
+from talking_portrait.core_models.keypoint_diffusion.motion_vectors import EXPRESSION
 from talking_portrait.core_models.keypoint_diffusion.windows import seeded_noise, window_starts
 from talking_portrait.training.kdtalker_dataset import Clip
 from talking_portrait.training.kdtalker_demonstration import (
@@ -20,6 +20,7 @@ from talking_portrait.training.kdtalker_demonstration import (
     trained,
 )
 from talking_portrait.training.kdtalker_run import KDTalkerTrainer, training_data
+from talking_portrait.training.kdtalker_statistics import clip_statistics
 from talking_portrait.training.made_motion import (
     OPENING_SIZE,
     made_clips,
@@ -89,9 +90,7 @@ def linear_clips(count, seed):
 def test_a_short_training_finds_a_known_relation():
     """Frames go with their sound, on clips that were not learned from, and not with another's."""
     clips, (new, other) = linear_clips(40, seed=1), linear_clips(2, seed=2)
-    statistics = statistics_of(
-        np.concatenate([clip.motion for clip in clips]), np.concatenate([clip.canonical for clip in clips])
-    )
+    statistics = clip_statistics(clips)
     sizes = replace(SMALL_DENOISER, width=64, layers=1, window=16, prediction="x0")  # quicker than "epsilon"
     recipe = replace(RECIPE, steps=400, batch=16, learning_rate=5e-3)
     trainer = KDTalkerTrainer.begin(sizes, statistics, recipe, training_data(clips, 16, 0.0))

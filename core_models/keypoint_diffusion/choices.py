@@ -1,0 +1,17 @@
+"""What can be chosen when motion is sampled, by name. Imports nothing heavy: menus are made of it."""
+
+from __future__ import annotations
+
+LEADING, TRAILING = "leading", "trailing"
+SPACINGS = (LEADING, TRAILING)
+ABSOLUTE, RELATIVE = "absolute", "relative"
+MODES = (ABSOLUTE, RELATIVE)
+SILENCE, REPEAT = "silence", "repeat"
+AUDIO_PADDINGS = (SILENCE, REPEAT)
+SOURCE, GENERATED = "source", "generated"
+SCALES = (SOURCE, GENERATED)
+MOST_VARIATIONS = 64
+"""Clips that are asked for at once at the most."""
+
+PARAMETERS_ENTRY = "kdtalker_parameters"
+"""Entry of a safetensors file's metadata that says it is a KDTalker of our training, and holds its sizes."""
