@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from renderer import GOLDEN, operations, peak, take_turns
+from renderer import GOLDEN, ROOT, operations, peak, take_turns
+
+ROOT_OF_DEMO = ROOT / "workflows" / "assets" / "demo_speech.wav"
 
 STEP_COUNTS = (10, 50)
 SMALLEST_FACTOR_ALL, SMALLEST_FACTOR_STEP = 6.0, 1.4

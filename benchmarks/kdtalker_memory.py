@@ -16,7 +16,6 @@ from pathlib import Path
 
 from peak_memory import peak_megabytes
 
-ROOT = Path(__file__).resolve().parent.parent
 MINUTES = (1.0, 10.0)
 
 
@@ -24,7 +23,7 @@ def speak(minutes: float, arguments: argparse.Namespace) -> None:
     """Make the motion for `minutes` of the demo speech, repeated, and say how long it took."""
     import numpy as np
     import torch
-    from kdtalker import published_denoiser
+    from kdtalker import ROOT_OF_DEMO, published_denoiser
     from talking_portrait.core_models.audio.decode import Sound, decode_sound
     from talking_portrait.core_models.audio.embedding import WAV2LIP, embed_audio
     from talking_portrait.core_models.audio.wav2lip_encoder import (
@@ -42,7 +41,7 @@ def speak(minutes: float, arguments: argparse.Namespace) -> None:
         readings_from_vectors,
     )
 
-    speech = decode_sound(ROOT / "workflows" / "assets" / "demo_speech.wav")
+    speech = decode_sound(ROOT_OF_DEMO)
     samples = round(60 * minutes * speech.sample_rate)
     sound = Sound(np.resize(speech.waveform, (1, samples)), speech.sample_rate)
     encoder = load_wav2lip_encoder(arguments.wav2lip) if arguments.wav2lip else fused(Wav2LipSpeechEncoder())
