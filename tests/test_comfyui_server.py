@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from talking_portrait.headless.client import ComfyUIServer, run_on_server
+from talking_portrait.headless.client import ComfyUIServer, ServerRunError, run_on_server
 from talking_portrait.headless.run_command import run_graph, saved_files, using_folders
 from talking_portrait.runtime.host import host
 
@@ -123,6 +123,24 @@ def test_same_frames_as_headless(comfyui, models, tmp_path, path):
     assert len(ours) == len(theirs) > 10
     for ours_frame, theirs_frame in zip(pictures(ours), pictures(theirs), strict=True):
         assert np.abs(ours_frame - theirs_frame).mean() <= LARGEST_MEAN_DIFFERENCE
+
+
+@pytest.mark.parametrize("name", ["kdtalker_audio_only", "kdtalker_driven_pose"])
+def test_kdtalker_chosen_and_missing_says_what_to_fetch(comfyui, models, tmp_path, name):
+    graph = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
+    graph["6"]["inputs"]["model"] = "KDTalker"
+    graph["16"]["inputs"]["model"] = "LivePortrait"
+    with pytest.raises(ServerRunError, match=r"talking-portrait weights fetch (kdtalker|liveportrait)"):
+        run_on_server(comfyui[0], graph, [], tmp_path)
+
+
+def test_variations_become_a_video_each(comfyui, models, tmp_path):
+    graph = json.loads((ROOT / "workflows" / "api" / "audio_only.json").read_text())
+    graph["7"]["inputs"]["variations"] = 2
+    saved = run_on_server(comfyui[0], graph, [], tmp_path)
+    assert len(saved) == 2
+    sizes = {path.stat().st_size for path in saved}
+    assert len(sizes) == 2, "two performances, not one twice"
 
 
 def test_pack_loads_without_complaint(comfyui):
