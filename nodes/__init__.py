@@ -4,7 +4,7 @@ Nothing here imports torch: heavy modules are imported inside the nodes' methods
 """
 
 from .audio import AudioEmbedding, MatchAudioToFrames
-from .emotion import EmotionCondition
+from .emotion import EmotionCondition, EmotionFromFace, EmotionOffset
 from .expression import ExpressionEditor
 from .face import FaceMaskBuilder, LoadFaceDetector, MakePortrait, PasteBack
 from .inputs import LoadDrivingVideo, LoadPortraitImage, LoadSpeech
@@ -27,6 +27,8 @@ _NODES: tuple[tuple[str, type, str], ...] = (
     ("TP_AudioEmbedding", AudioEmbedding, "Audio Embedding"),
     ("TP_MatchAudioToFrames", MatchAudioToFrames, "Match Audio to Frames"),
     ("TP_EmotionCondition", EmotionCondition, "Emotion Condition"),
+    ("TP_EmotionFromFace", EmotionFromFace, "Emotion from Face"),
+    ("TP_EmotionOffset", EmotionOffset, "Emotion Offset"),
     ("TP_LoadKeypointDiffusion", LoadKeypointDiffusion, "Load Keypoint Diffusion"),
     ("TP_KeypointDiffusionSampler", KeypointDiffusionSampler, "Keypoint Diffusion Sampler"),
     ("TP_KDTalkerOptions", KDTalkerOptionsNode, "KDTalker Options"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..core_models.types import Emotion
+    from ..core_models.types import Emotion, FaceMotion, Portrait, PortraitVideo
 
 CATEGORY = "TalkingPortrait/Emotion"
 
@@ -22,7 +22,7 @@ class EmotionCondition:
     )
     RETURN_TYPES = ("EMOTION",)
     RETURN_NAMES = ("emotion",)
-    OUTPUT_TOOLTIPS = ("For the Keypoint Diffusion Sampler, or for the next Emotion Condition.",)
+    OUTPUT_TOOLTIPS = ("For the Keypoint Diffusion Sampler, Emotion Offset, or the next Emotion Condition.",)
     FUNCTION = "condition"
 
     @classmethod
@@ -122,3 +122,86 @@ class EmotionCondition:
         if previous is not None:
             shown = emotion_followed_by(previous, shown, start_time, transition)
         return (shown,)
+
+
+class EmotionFromFace:
+    """The emotion that a portrait or a clip shows."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Reads the emotion off a face: of a portrait, or of a clip, whose expression is averaged over time. It comes "
+        "as a mix of the named emotions, so that everything with an emotion socket takes it."
+    )
+    RETURN_TYPES = ("EMOTION", "STRING")
+    RETURN_NAMES = ("emotion", "description")
+    OUTPUT_TOOLTIPS = (
+        "For the sampler, Emotion Offset, or the next Emotion Condition.",
+        "What was read, in words.",
+    )
+    FUNCTION = "read"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "strength": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.0,
+                        "max": 3.0,
+                        "step": 0.05,
+                        "tooltip": "Factor for what is read; the result is at most 2.",
+                    },
+                ),
+            },
+            "optional": {
+                "portrait": ("PORTRAIT", {"tooltip": "A face that shows the emotion, or a film of one."}),
+                "motion": (
+                    "FACE_MOTION",
+                    {
+                        "tooltip": "Motion in blendshapes instead, such as from Motion from Video with calibrate "
+                        "switched off, which takes the driver's usual expression away."
+                    },
+                ),
+            },
+        }
+
+    def read(
+        self,
+        strength: float,
+        portrait: Portrait | PortraitVideo | None = None,
+        motion: FaceMotion | None = None,
+    ) -> tuple[Emotion, str]:
+        from ..core_models.motion.emotion_expression import described_emotion, emotion_of_face
+
+        emotion = emotion_of_face(portrait, motion, strength)
+        return emotion, described_emotion(emotion)
+
+
+class EmotionOffset:
+    """Motion with an emotion's expression laid over it."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Lays an emotion's expression over any motion: from a video, a table, or a model that knows of none. It is an "
+        "offset, not a performance: lips that meet stay together, jaw, head and gaze stay what they are."
+    )
+    RETURN_TYPES = ("FACE_MOTION",)
+    RETURN_NAMES = ("motion",)
+    OUTPUT_TOOLTIPS = ("The motion with the expression.",)
+    FUNCTION = "add"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "motion": ("FACE_MOTION", {"tooltip": "Motion in either space."}),
+                "emotion": ("EMOTION", {"tooltip": "From Emotion Condition or Emotion from Face."}),
+            }
+        }
+
+    def add(self, motion: FaceMotion, emotion: Emotion) -> tuple[FaceMotion]:
+        from ..core_models.motion.emotion_expression import with_emotion
+
+        return (with_emotion(motion, emotion),)

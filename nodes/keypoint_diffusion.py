@@ -216,7 +216,10 @@ class KeypointDiffusionSampler:
             "optional": {
                 "emotion": (
                     "EMOTION",
-                    {"tooltip": "From Emotion Condition; neutral when not connected. Pocket model only."},
+                    {
+                        "tooltip": "From Emotion Condition; neutral when not connected. The pocket model was trained "
+                        "for it; over KDTalker's motion it is laid as an offset (Emotion Offset)."
+                    },
                 ),
                 "portrait": (
                     "PORTRAIT",
@@ -265,13 +268,15 @@ class KeypointDiffusionSampler:
         roll: float = 1.0,
         **settings: Any,
     ) -> tuple[list[FaceMotion]]:
+        from ..core_models.motion.emotion_expression import with_emotion
         from ..core_models.types import POCKET
 
         settings |= {"variations": variations, "pitch": pitch, "yaw": yaw, "roll": roll}
         settings |= {"steps": steps} if steps else {}
         if model.kind == POCKET:
             return (_pocket_motions(model, audio_embeds, emotion, pose, settings),)
-        return (_kdtalker_motions(model, audio_embeds, portrait, renderer, pose, options, settings),)
+        motions = _kdtalker_motions(model, audio_embeds, portrait, renderer, pose, options, settings)
+        return (motions if emotion is None else [with_emotion(motion, emotion) for motion in motions],)
 
 
 _SAMPLING_INPUTS: dict[str, Any] = {

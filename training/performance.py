@@ -9,6 +9,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
 
+from ..core_models.keypoint_diffusion.pocket import POCKET_EMOTIONS
+from ..core_models.motion.emotion_expression import emotion_shapes, sided
 from ..core_models.types import BLENDSHAPE_INDEX, BLENDSHAPE_NAMES, EMOTION_NAMES
 from .visemes import MOUTH_CHANNELS
 
@@ -25,33 +27,6 @@ TRANSLATION_PER_DEGREE = (
 )
 POSE_SIZE = 6  # pitch, yaw, roll, x, y, z
 
-EMOTION_SHAPES: dict[str, dict[str, float]] = {
-    "happy": {
-        "mouthSmile": 0.60,
-        "cheekSquint": 0.40,
-        "eyeSquint": 0.20,
-        "browOuterUp": 0.12,
-        "mouthDimple": 0.15,
-    },
-    "sad": {
-        "mouthFrown": 0.50,
-        "browInnerUp": 0.65,
-        "mouthShrugLower": 0.25,
-        "eyeSquint": 0.12,
-        "browDown": 0.08,
-    },
-    "angry": {"browDown": 0.70, "noseSneer": 0.30, "eyeSquint": 0.30, "mouthPress": 0.12, "mouthFrown": 0.22},
-    "surprised": {"browInnerUp": 0.65, "browOuterUp": 0.70, "eyeWide": 0.55, "mouthUpperUp": 0.05},
-    "disgusted": {
-        "noseSneer": 0.65,
-        "mouthUpperUp": 0.28,
-        "browDown": 0.35,
-        "cheekSquint": 0.30,
-        "mouthFrown": 0.18,
-    },
-}
-"""Offsets at strength 1, after the facial action units usual for each emotion; both sides alike."""
-
 EMOTION_HEAD: dict[str, tuple[float, float]] = {
     "happy": (1.15, -1.0),
     "sad": (0.60, 3.5),
@@ -64,19 +39,10 @@ EMOTION_HEAD: dict[str, tuple[float, float]] = {
 EMOTION_JAW = {"sad": 0.82, "surprised": 1.22}
 
 
-def sided(name: str) -> tuple[str, ...]:
-    """Return the ARKit names a side-less name stands for."""
-    return (name,) if name in BLENDSHAPE_INDEX else (f"{name}Left", f"{name}Right")
-
-
 def emotion_offsets() -> np.ndarray:
-    """Return (7, 52): the coefficients each emotion of EMOTION_NAMES adds at strength 1."""
-    table = np.zeros((len(EMOTION_NAMES), len(BLENDSHAPE_NAMES)), np.float32)
-    for emotion, shapes in EMOTION_SHAPES.items():
-        for name, value in shapes.items():
-            for full in sided(name):
-                table[EMOTION_NAMES.index(emotion), BLENDSHAPE_INDEX[full]] = value
-    return table
+    """Return (7, 52): the coefficients each emotion the model is trained on adds at strength 1; zeros for others."""
+    trained = [name in POCKET_EMOTIONS for name in EMOTION_NAMES]
+    return emotion_shapes() * np.array(trained, np.float32)[:, None]
 
 
 def emotion_head_gains() -> np.ndarray:

@@ -353,3 +353,13 @@ def test_sampler_makes_as_many_frames_as_the_clock(nodes, tone):
         "TP_KeypointDiffusionSampler", nodes, model=model, audio_embeds=embedding, steps=2, fps=30.0
     )
     assert (thirty.fps, thirty.frame_count) == (30.0, frame_count(1.5, 30))
+
+
+def test_an_emotion_is_read_off_one_face_and_laid_over_anothers_motion(
+    nodes, astronaut_portrait, talking_motion
+):
+    emotion, description = run("TP_EmotionFromFace", nodes, portrait=astronaut_portrait)
+    assert description.startswith("happy")
+    (smiling,) = run("TP_EmotionOffset", nodes, motion=talking_motion, emotion=emotion)
+    assert smiling.blendshape("mouthSmileLeft").min() > 0.1
+    assert np.array_equal(smiling.blendshape("jawOpen"), talking_motion.blendshape("jawOpen"))

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from talking_portrait.core_models.keypoint_diffusion.pocket import POCKET_EMOTIONS
+from talking_portrait.core_models.motion.emotion_expression import EMOTION_SHAPES, sided
 from talking_portrait.core_models.types import BLENDSHAPE_INDEX
 from talking_portrait.training import visemes
 from talking_portrait.training.mouth_curves import closure_frames, mouth_curves
 from talking_portrait.training.performance import (
-    EMOTION_SHAPES,
     emotion_offsets,
     mouth_to_blendshapes,
     perform,
-    sided,
 )
 from talking_portrait.training.speech_synthesis import espeak_phones, natural_phones, require_variant
 from talking_portrait.training.visemes import (
@@ -126,7 +126,7 @@ def test_an_unknown_phone_is_noticed():
 
 def test_emotions_use_known_coefficients_and_differ():
     table = emotion_offsets()
-    for row, emotion in enumerate(("neutral", *EMOTION_SHAPES)):
+    for row, emotion in enumerate(POCKET_EMOTIONS):
         shapes = EMOTION_SHAPES.get(emotion, {})
         assert all(name in BLENDSHAPE_INDEX for shape in shapes for name in sided(shape))
         assert (np.abs(table - table[row]).sum(axis=1) > 0.3).sum() == (5 if emotion == "neutral" else 6)
