@@ -4,9 +4,10 @@ Nothing here imports torch: heavy modules are imported inside the nodes' methods
 """
 
 from .audio import AudioEmbedding, MatchAudioToFrames
-from .emotion import EmotionCondition, EmotionFromFace, EmotionOffset
+from .emotion import EmotionCondition, EmotionFromFace, EmotionOffset, EmotionSweep
 from .expression import ExpressionEditor
 from .face import FaceMaskBuilder, LoadFaceDetector, MakePortrait, PasteBack
+from .frame_grid import FrameGrid
 from .inputs import LoadDrivingVideo, LoadPortraitImage, LoadSpeech
 from .keypoint_diffusion import KDTalkerOptionsNode, KeypointDiffusionSampler, LoadKeypointDiffusion
 from .liveportrait import LoadLivePortrait, RetargetMotion, Stitch
@@ -27,6 +28,7 @@ _NODES: tuple[tuple[str, type, str], ...] = (
     ("TP_AudioEmbedding", AudioEmbedding, "Audio Embedding"),
     ("TP_MatchAudioToFrames", MatchAudioToFrames, "Match Audio to Frames"),
     ("TP_EmotionCondition", EmotionCondition, "Emotion Condition"),
+    ("TP_EmotionSweep", EmotionSweep, "Emotion Sweep"),
     ("TP_EmotionFromFace", EmotionFromFace, "Emotion from Face"),
     ("TP_EmotionOffset", EmotionOffset, "Emotion Offset"),
     ("TP_LoadKeypointDiffusion", LoadKeypointDiffusion, "Load Keypoint Diffusion"),
@@ -45,6 +47,7 @@ _NODES: tuple[tuple[str, type, str], ...] = (
     ("TP_RetargetMotion", RetargetMotion, "Retarget Motion"),
     ("TP_Stitch", Stitch, "Stitch"),
     ("TP_WarpingRenderer", WarpingRenderer, "Warping Renderer"),
+    ("TP_FrameGrid", FrameGrid, "Frame Grid"),
     ("TP_RenderTalkingVideo", RenderTalkingVideo, "Render Talking Video"),
 )
 

@@ -124,6 +124,41 @@ class EmotionCondition:
         return (shown,)
 
 
+class EmotionSweep:
+    """Several emotions, one after the other."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Gives several emotions as a list: what is connected runs once for each, so that one speech is said in all of "
+        "them. Frame Grid puts the clips side by side."
+    )
+    RETURN_TYPES = ("EMOTION", "STRING")
+    RETURN_NAMES = ("emotions", "labels")
+    OUTPUT_TOOLTIPS = ("One emotion after the other.", "Their descriptions, for Frame Grid.")
+    OUTPUT_IS_LIST = (True, True)
+    FUNCTION = "sweep"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "emotions": (
+                    "STRING",
+                    {
+                        "default": "neutral\nhappy\nsad\nangry\nsurprised\ndisgusted",
+                        "multiline": True,
+                        "tooltip": "One emotion or mix per line, such as 'happy 0.6 + surprised 0.4'.",
+                    },
+                ),
+            }
+        }
+
+    def sweep(self, emotions: str) -> tuple[list[Emotion], list[str]]:
+        from ..core_models.motion.emotion import emotions_of_lines
+
+        return emotions_of_lines(emotions)
+
+
 class EmotionFromFace:
     """The emotion that a portrait or a clip shows."""
 

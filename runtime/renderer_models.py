@@ -85,7 +85,8 @@ def motion_extractor_handle(
 ) -> ModelHandle:
     """Return the handle of the motion extractor alone, for what needs no other network. Raises as above."""
     part = "motion_extractor"
-    paths = found_files({part: LIVEPORTRAIT_ROWS[part]}, SYSTEM, _LOADER, _ADVICE, download, progress)
+    rows, advice = {part: LIVEPORTRAIT_ROWS[part]}, "Commands fetch it with --download"
+    paths = found_files(rows, SYSTEM, _LOADER, advice, download, progress)
     return _handle(part, paths, "float32")
 
 

@@ -97,7 +97,7 @@ def wing(difference: Tensor, omega: float = WING_OMEGA, epsilon: float = WING_EP
 
 
 PENALTIES: Mapping[str, Callable[[Tensor], Tensor]] = {"huber": huber, "l1": torch.abs, "wing": wing}
-"""How differences count. The paper's equations say Huber; its introduction names the first loss MAE, the second Wing."""
+"""How differences count. The paper's equations say Huber; its introduction calls one loss MAE, the other Wing."""
 
 
 def _penalised(difference: Tensor, penalty: str) -> Tensor:
@@ -195,14 +195,16 @@ def equivariance_loss(keypoints: Tensor, keypoints_of_warped: Tensor, warp: Rand
 
 def _require_maps(name: str, maps: Sequence[Tensor]) -> None:
     """A bare tensor would be taken apart along its batch without a word."""
-    if isinstance(maps, Tensor) or len(maps) == 0:
-        raise ValueError(f"{name} is {'a tensor' if len(maps) else 'empty'}, expected a list of tensors")
+    if isinstance(maps, Tensor):
+        raise ValueError(f"{name} is a tensor of shape {tuple(maps.shape)}, expected a list of tensors")
+    if len(maps) == 0:
+        raise ValueError(f"{name} is empty, expected at least one tensor")
 
 
 def hinge_generator_loss(fake_scores: Sequence[Tensor]) -> Tensor:
     """Return the sum over the discriminator's scales of -mean D(fake).
 
-    fake_scores: one patch map of any shape for each scale, with gradients. Raises ValueError for no map or a bare tensor.
+    fake_scores: one patch map of any shape for each scale. Raises ValueError for no map or a bare tensor.
     """
     _require_maps("fake_scores", fake_scores)
     return torch.stack([-scores.mean() for scores in fake_scores]).sum()

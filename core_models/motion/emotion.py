@@ -87,3 +87,16 @@ def emotion_followed_by(
         following.at(np.append(0.0, after - time - transition)),
     ]
     return _emotion(times, np.concatenate(scaled))
+
+
+def emotions_of_lines(text: str) -> tuple[list[Emotion], list[str]]:
+    """Return a constant emotion for each line of a text, such as "happy 0.6 + surprised 0.4", and the lines.
+
+    Empty lines are left out. Raises ValueError for a text without lines, and as `emotion_from_keyframes` does.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(
+            "there are no emotions: write one per line, such as 'happy' or 'happy 0.6 + surprised 0.4'"
+        )
+    return [emotion_from_keyframes(f"0: {line}") for line in lines], lines

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from talking_portrait.core_models.motion.emotion import emotion_followed_by, emotion_from_keyframes
+from talking_portrait.core_models.motion.emotion import (
+    emotion_followed_by,
+    emotion_from_keyframes,
+    emotions_of_lines,
+)
 from talking_portrait.core_models.types import EMOTION_NAMES, Emotion
 
 HAPPY, SAD, NEUTRAL = (EMOTION_NAMES.index(name) for name in ("happy", "sad", "neutral"))
@@ -75,3 +79,17 @@ def test_impossible_handovers_are_refused(time, transition):
 
 def test_strength_zero_is_neutral():
     assert not at(emotion_from_keyframes("0: happy 0"), 0).any()
+
+
+def test_an_emotion_per_line():
+    emotions, lines = emotions_of_lines("neutral\n\n happy 0.6 + surprised 0.4 \n")
+    assert lines == ["neutral", "happy 0.6 + surprised 0.4"]
+    assert emotions[1].at(np.zeros(1))[0].tolist() == pytest.approx([0, 0.6, 0, 0, 0.4, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("\n \n", "no emotions"), ("happy\ncheerful", "cheerful"), ("sad 3", "0 to 2")]
+)
+def test_lines_that_are_no_emotions(text, word):
+    with pytest.raises(ValueError, match=word):
+        emotions_of_lines(text)

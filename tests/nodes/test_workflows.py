@@ -10,7 +10,7 @@ from talking_portrait.core_models.audio.frame_clock import exact_rate, sample_co
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = (
     *("audio_only", "combined", "emotion", "expression_edit", "video_edit", "motion_only"),
-    *("kdtalker_audio_only", "kdtalker_driven_pose"),
+    *("kdtalker_audio_only", "kdtalker_driven_pose", "emotion_grid"),
 )
 NEED_DETECTOR = ("combined", "video_edit", "motion_only", "kdtalker_audio_only", "kdtalker_driven_pose")
 SILENT = ("expression_edit", "motion_only")
@@ -159,7 +159,7 @@ def test_runs_with_nothing_uploaded(name, finished_run):
     from talking_portrait.core_models.video_file import read_video_frames
 
     report, path = finished_run(name)
-    ((frames,), (fps,), (audio,)) = report.values["8"]
+    ((frames,), (fps,), (audio,)) = report.values[api_form(name)["9"]["inputs"]["images"][0]]
     assert float(frames.diff(dim=0).abs().max()) > 0.1, "nothing moves"
     assert sum(1 for _ in read_video_frames(path)) == len(frames)
     assert exact_rate(read_video_frames(path).fps) == exact_rate(fps)
@@ -172,6 +172,21 @@ def test_runs_with_nothing_uploaded(name, finished_run):
         (stream,) = container.streams.audio
         seconds = float(stream.duration * stream.time_base)
         assert round(seconds * stream.sample_rate) == sample_count(len(frames), fps, stream.sample_rate)
+
+
+def test_the_grid_says_the_same_words_in_every_emotion(finished_run):
+    report, _ = finished_run("emotion_grid")
+    (motions,) = report.values["7"]
+    (_, labels) = report.values["23"]
+    assert len(motions) == len(labels) == 6
+    jaws = [motion.blendshape("jawOpen") for motion in motions]
+    assert min(np.corrcoef(jaws[0], jaw)[0, 1] for jaw in jaws) > 0.9
+    means = np.stack([motion.expression.mean(axis=0) for motion in motions])
+    apart = np.abs(means[:, None] - means[None]).max(axis=2)
+    assert apart[~np.eye(6, dtype=bool)].min() > 0.1, "every two emotions look different"
+    ((grid,), _, _), (clips, _, _) = report.values["24"], report.values["8"]
+    height, width = clips[0].shape[1:3]
+    assert grid.shape[1:3] == (2 * height + 4, 3 * width + 8)
 
 
 def test_combined_takes_each_part_from_its_own_source(finished_run):
