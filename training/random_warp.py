@@ -110,7 +110,7 @@ def random_warp(
 def warp_points(warp: RandomWarp, points: Tensor) -> Tensor:
     """Return T of points, (B, N, 2) x, y: from the warped picture to the original, in the warp's dtype.
 
-    Differentiable in the points, also on a control point. Autocast is off inside: bfloat16 would cost whole pixels.
+    Differentiable in the points, also on a control point. Autocast is off inside: bfloat16 would be a pixel of 512 off.
 
     Raises ValueError unless points are (B, N, 2) with the warp's B.
     """

@@ -1,4 +1,4 @@
-"""Random warps: the identity, the closed form, the spread of what is drawn, and pictures that move with points."""
+"""Random warps: identity, closed form, spread, pictures that move with points; and Takin-ADA's loss that uses them."""
 
 import math
 
@@ -14,6 +14,7 @@ from talking_portrait.training.random_warp import (
     warp_image,
     warp_points,
 )
+from talking_portrait.training.takin_ada_losses import equivariance_loss
 
 
 def generator(seed: int) -> torch.Generator:
@@ -122,7 +123,6 @@ def test_a_bright_dot_lands_where_the_point_goes(seed, height, width, x, y):
     assert abs(brightest[0] - row) <= 1
     assert abs(brightest[1] - column) <= 1
     total = warped.sum()
-    # the centre is nearer than half a pixel: a warp and its inverse confused would be off by many
     assert abs((warped.sum(0) * xs).sum() / total - pixel[0, 0, 0]) < 1.2 / width
     assert abs((warped.sum(1) * ys).sum() / total - pixel[0, 0, 1]) < 1.2 / height
 
@@ -168,7 +168,6 @@ def test_half_precision_pictures_keep_their_dtype_and_points_their_places():
     torch.testing.assert_close(warped.float(), warp_image(warp, image), atol=0.01, rtol=0)
     points = torch.rand(1, 5, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(warp_points(warp, points), warp_points(warp, points.clone()))
         inside = warp_points(warp, points)
     assert torch.equal(inside, warp_points(warp, points))
 
@@ -222,3 +221,50 @@ def test_refused_pictures(shape):
 def test_refused_picture_of_whole_numbers():
     with pytest.raises(ValueError, match=r"image is torch\.uint8"):
         warp_image(random_warp(1, generator(0)), torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), axes=st.sampled_from([2, 3]))
+def test_equivariance_loss_is_0_for_keypoints_that_commute_with_the_warp(seed, axes):
+    """Keypoints that stick to the content: seen at p in the warped picture, they are at T(p) in the original."""
+    warp = random_warp(2, generator(seed))
+    of_warped = torch.randn(2, 5, axes, generator=generator(seed))
+    keypoints = torch.cat([warp_points(warp, of_warped[..., :2]), of_warped[..., 2:] + 1], dim=-1)
+    assert equivariance_loss(keypoints, of_warped, warp) == 0
+    assert equivariance_loss(keypoints + 0.1, of_warped, warp).item() == pytest.approx(0.1, rel=1e-4)
+
+
+def test_equivariance_loss_of_keypoints_that_stand_still_is_how_far_the_warp_moves_them():
+    warp = RandomWarp(torch.tensor([[[1.0, 0.0, 0.2], [0.0, 1.0, -0.4]]]), torch.zeros(1, 25))
+    assert equivariance_loss(*torch.zeros(2, 1, 4, 3), warp).item() == pytest.approx(0.3)
+
+
+def test_equivariance_loss_of_a_detector_of_pictures():
+    """The middle of a soft blob, found in pixels, moves with the picture; one that ignores the picture does not."""
+    line = (2 * torch.arange(64) + 1) / 64 - 1
+    image = torch.exp(-((line[None, :] - 0.15) ** 2 + (line[:, None] + 0.2) ** 2) / (2 * 0.03**2))
+
+    def middle(pictures):
+        shares = pictures[:, 0] / pictures.sum((1, 2, 3))[:, None, None]
+        return torch.stack([shares.sum(1) @ line, shares.sum(2) @ line], dim=-1)[:, None]
+
+    images, warp = image.expand(8, 1, 64, 64), random_warp(8, generator(11))
+    found = middle(images)
+    moved_with_it = equivariance_loss(found, middle(warp_image(warp, images)), warp)
+    assert moved_with_it < 0.002
+    assert equivariance_loss(found, found, warp) > 10 * moved_with_it
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "batch", "message"),
+    [
+        ((1, 5, 4), (1, 5, 4), 1, "keypoints has shape"),
+        ((), (), 1, "keypoints has shape"),
+        ((1, 0, 2), (1, 0, 2), 1, "keypoints has shape"),
+        ((1, 5, 3), (1, 5, 2), 1, "keypoints_of_warped has shape"),
+        ((1, 5, 3), (1, 5, 3), 2, "points have shape"),
+    ],
+)
+def test_equivariance_loss_refuses_other_shapes(first, second, batch, message):
+    with pytest.raises(ValueError, match=message):
+        equivariance_loss(torch.zeros(first), torch.zeros(second), random_warp(batch, generator(0)))

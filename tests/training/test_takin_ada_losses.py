@@ -1,7 +1,7 @@
 """Takin-ADA's first-stage losses against values worked out by hand, and what must hold for any input."""
 
 import math
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from talking_portrait.core_models.motion.keypoint_geometry import extractor_rotation, placed_keypoints
 from talking_portrait.training import takin_ada_losses as losses
-from talking_portrait.training.random_warp import RandomWarp, random_warp, warp_image, warp_points
+from talking_portrait.training.random_warp import random_warp
 from talking_portrait.training.takin_ada_losses import PENALTIES, TakinADALossWeights, huber, wing
 
 SEEDS = st.integers(0, 2**31)
@@ -28,7 +28,6 @@ DEFAULT_WEIGHTS = {
     "landmark": 10,
 }
 ONES = {name: torch.tensor(1.0) for name in DEFAULT_WEIGHTS}
-NINE = {"min_size": 9, "max_size": 9}
 
 
 def generator(seed: int) -> torch.Generator:
@@ -220,50 +219,15 @@ def test_the_default_guides_are_ten_and_the_other_keypoints_are_free():
     assert keypoints.grad.nonzero().tolist() == [[0, k, axis] for k in range(10) for axis in range(2)]
 
 
-@FEW
-@given(seed=SEEDS, axes=st.sampled_from([2, 3]))
-def test_equivariance_loss_is_0_for_keypoints_that_commute_with_the_warp(seed, axes):
-    """Keypoints that stick to the content: seen at p in the warped picture, they are at T(p) in the original."""
-    warp = random_warp(2, generator(seed))
-    of_warped = normal(seed, 2, 5, axes).float()
-    keypoints = torch.cat([warp_points(warp, of_warped[..., :2]), of_warped[..., 2:] + 1], dim=-1)
-    assert losses.equivariance_loss(keypoints, of_warped, warp) == 0
-    assert losses.equivariance_loss(keypoints + 0.1, of_warped, warp).item() == pytest.approx(0.1, rel=1e-4)
-
-
-def test_equivariance_loss_of_keypoints_that_stand_still_is_how_far_the_warp_moves_them():
-    warp = RandomWarp(torch.tensor([[[1.0, 0.0, 0.2], [0.0, 1.0, -0.4]]]), torch.zeros(1, 25))
-    assert is_close(losses.equivariance_loss(*torch.zeros(2, 1, 4, 3), warp), 0.3)
-
-
-def test_equivariance_loss_of_a_detector_of_pictures():
-    """The middle of a soft blob, found in pixels, moves with the picture; one that ignores the picture does not."""
-    line = (2 * torch.arange(64) + 1) / 64 - 1
-    image = torch.exp(-((line[None, :] - 0.15) ** 2 + (line[:, None] + 0.2) ** 2) / (2 * 0.03**2))
-
-    def middle(pictures):
-        shares = pictures[:, 0] / pictures.sum((1, 2, 3))[:, None, None]
-        return torch.stack([shares.sum(1) @ line, shares.sum(2) @ line], dim=-1)[:, None]
-
-    images, warp = image.expand(8, 1, 64, 64), random_warp(8, generator(11))
-    found = middle(images)
-    moved_with_it = losses.equivariance_loss(found, middle(warp_image(warp, images)), warp)
-    assert moved_with_it < 0.002
-    assert losses.equivariance_loss(found, found, warp) > 10 * moved_with_it
-
-
 def test_hinge_losses_by_hand():
     real = [torch.tensor([[2.0, 0.5], [-1.0, 1.0]]), torch.tensor([3.0])]
     fake = [torch.tensor([[-2.0, 0.5], [-0.5, -1.0]]), torch.tensor([1.0])]
     assert is_close(losses.hinge_discriminator_loss(real, fake), (0.5 + 2) / 4 + (1.5 + 0.5) / 4 + 0 + 2)
     assert is_close(losses.hinge_generator_loss(fake), 3 / 4 - 1)
-
-
-def test_a_discriminator_that_is_sure_has_no_loss_and_no_gradient():
-    scores = torch.tensor([2.0], requires_grad=True)
-    loss = losses.hinge_discriminator_loss([scores], [-scores])
+    sure = torch.tensor([2.0], requires_grad=True)
+    loss = losses.hinge_discriminator_loss([sure], [-sure])
     loss.backward()
-    assert loss == scores.grad == 0
+    assert loss == sure.grad == 0
 
 
 def test_feature_matching_by_hand_leaves_the_real_ones_alone():
@@ -327,7 +291,6 @@ def test_perceptual_loss_by_hand():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda z: losses.keypoint_prior(z(5, 3)), "keypoints has shape"),
         (lambda z: losses.keypoint_prior(z(0, 5, 3)), "keypoints has shape"),
         (lambda z: losses.head_pose_loss(z(3), z(3)), "predicted has shape"),
         (lambda z: losses.head_pose_loss(z(2, 3), z(1, 3)), "reference has shape"),
@@ -338,25 +301,12 @@ def test_perceptual_loss_by_hand():
         (lambda z: losses.landmark_loss(z(1, 5, 2), *z(3, 1, 10, 2)), "source_keypoints has shape"),
         (lambda z: losses.landmark_loss(z(2, 5, 3), *z(3, 1, 10, 2)), "driving_keypoints has shape"),
         (lambda z: losses.landmark_loss(*z(2, 1, 5, 3), *z(2, 1, 3, 2), (0,)), "source_landmarks has shape"),
-        (
-            lambda z: losses.landmark_loss(*z(2, 1, 5, 3), z(1, 1, 2), z(1, 1, 3), (0,)),
-            "driving_landmarks has",
-        ),
+        (lambda z: losses.landmark_loss(*z(2, 1, 1, 3), z(1, 1, 2), z(1, 2), (0,)), "driving_landmarks"),
         (lambda z: losses.landmark_loss(*z(2, 1, 5, 3), *z(2, 1, 1, 2), (0,), "l2"), "penalty is 'l2'"),
         (lambda z: losses.landmark_loss(*z(2, 1, 5, 3), *z(2, 1, 10, 2)), r"guided is .* from 0 to 4"),
         (lambda z: losses.landmark_loss(*z(2, 1, 5, 3), *z(2, 1, 2, 2), (-1, 0)), "guided is"),
         (lambda z: losses.landmark_loss(*z(2, 1, 5, 3), *z(2, 1, 2, 2), (0, 0)), "guided is"),
         (lambda z: losses.landmark_loss(*z(2, 1, 5, 3), *z(2, 1, 0, 2), ()), "guided is"),
-        (lambda z: losses.equivariance_loss(*z(2, 1, 5, 4), random_warp(1, generator(0))), "keypoints has"),
-        (lambda z: losses.equivariance_loss(*z(2), random_warp(1, generator(0))), "keypoints has"),
-        (
-            lambda z: losses.equivariance_loss(z(1, 5, 3), z(1, 5, 2), random_warp(1, generator(0))),
-            "of_warped",
-        ),
-        (
-            lambda z: losses.equivariance_loss(*z(2, 1, 5, 3), random_warp(2, generator(0))),
-            "points have shape",
-        ),
         (lambda z: losses.hinge_generator_loss([]), "fake_scores is empty"),
         (lambda z: losses.hinge_generator_loss(z(2, 1)), "fake_scores is a tensor"),
         (lambda z: losses.hinge_discriminator_loss([], [z(1)]), "real_scores is empty"),
@@ -401,7 +351,6 @@ def test_total_is_the_weighted_sum_and_returns_its_parts():
     total = weights.total(ONES, step=weights.canonical_ramp_steps)
     assert {name: part.item() for name, part in total.parts.items()} == DEFAULT_WEIGHTS
     assert total.loss == sum(DEFAULT_WEIGHTS.values())
-    assert [field.name for field in fields(weights)] == [*DEFAULT_WEIGHTS, "canonical_ramp_steps"]
 
 
 def test_canonical_weight_rises_from_0():
@@ -413,7 +362,7 @@ def test_canonical_weight_rises_from_0():
 
 
 @FEW
-@given(st.lists(st.floats(-10, 10), **NINE), st.lists(st.floats(0, 30), **NINE), st.integers(0, 20_000))
+@given(st.tuples(*[st.floats(-10, 10)] * 9), st.tuples(*[st.floats(0, 30)] * 9), st.integers(0, 20_000))
 def test_total_is_linear_in_its_terms(values, scales, step):
     weights = TakinADALossWeights(**dict(zip(DEFAULT_WEIGHTS, scales, strict=True)))
     numbers = dict(zip(DEFAULT_WEIGHTS, values, strict=True))
