@@ -159,9 +159,13 @@ class PortraitVideo:
 
         A film that is shorter goes back from its end, and forth again, so that nothing is cut and nothing jumps.
         """
-        count = len(self.portraits)
-        place = np.arange(frame_count) % max(2 * count - 2, 1)
-        return np.where(place < count, place, 2 * count - 2 - place)
+        return back_and_forth(len(self.portraits), frame_count)
+
+
+def back_and_forth(count: int, frame_count: int) -> np.ndarray:
+    """Return (frame_count,) int, each in 0..count - 1: forwards, back from the end and forth again, without a jump."""
+    place = np.arange(frame_count) % max(2 * count - 2, 1)
+    return np.where(place < count, place, 2 * count - 2 - place)
 
 
 def portraits_of(portrait: Portrait | PortraitVideo) -> tuple[Portrait, ...]:

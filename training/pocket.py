@@ -27,9 +27,9 @@ from ..core_models.keypoint_diffusion.pocket import (
     pocket_denoiser_parameters,
     sampled_channels,
 )
-from ..core_models.keypoint_diffusion.sampler import LIP_PARTING
 from ..core_models.keypoint_diffusion.schedule import TRAINING_STEPS, alphas_cumprod
 from ..core_models.keypoint_diffusion.speech_encoder import SpeechEncoderParameters
+from ..core_models.motion.region_names import LIP_PARTING
 from ..core_models.types import BLENDSHAPE_INDEX, EMOTION_NAMES
 from .mel_augmentation import augment
 from .performance import (

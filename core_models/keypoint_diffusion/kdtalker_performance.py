@@ -106,7 +106,10 @@ def speaking_portrait(
     compiled: bool = False,
     preview: PreviewCallback | None = None,
 ) -> list[FaceMotion]:
-    """Return `speaking_motion` of a portrait, which the motion extractor reads first."""
+    """Return `speaking_motion` of a portrait, which the motion extractor reads first.
+
+    Raises ValueError for a film or features of another encoder, before anything is read.
+    """
     require_speakable(len(portraits_of(portrait)), embedding)
     source = read_portrait(portrait, extractor)
     geometry = face_geometry(portraits_of(portrait)[0])

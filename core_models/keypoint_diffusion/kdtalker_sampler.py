@@ -32,6 +32,7 @@ from .choices import (
     SILENCE,
     SOURCE,
     SPACINGS,
+    successive_seeds,
 )
 from .ddim import sample_window
 from .kdtalker import KDTALKER_FPS, KDTALKER_STEPS, KDTalkerModel
@@ -52,7 +53,7 @@ from .windows import fade_in, seeded_noise, window_starts
 
 OVERLAP_FRAMES = 8
 VARIATIONS_AT_ONCE = 16
-"""Variations that go through the network together: more gain nothing, and Cancel would have to wait for them."""
+"""Variations that go through the network together: with more, one step and so Cancel would take too long."""
 OBSERVATION_VARIANCE, PROCESS_VARIANCE = 1e-3, 5e-2
 """The release's Kalman smoother: steps are trusted fifty times more than noise, so next to nothing is smoothed."""
 
@@ -105,7 +106,7 @@ class KDTalkerSamplingParameters:
     @property
     def seeds(self) -> list[int]:
         """The seed of each variation."""
-        return [(self.seed + index) % 2**64 for index in range(self.variations)]
+        return successive_seeds(self.seed, self.variations)
 
 
 def sample_readings(
@@ -191,8 +192,7 @@ def padded_features(embedding: AudioEmbedding, frames: int, padded: int, padding
     speech from its beginning, again and again.
     """
     features = embedding.features[:, 0]
-    rows = np.arange(padded)
-    rows = rows % frames if padding == REPEAT else np.minimum(rows, len(features) - 1)
+    rows = np.arange(padded) % frames if padding == REPEAT else np.arange(padded)
     return features[torch.from_numpy(np.minimum(rows, len(features) - 1))]
 
 

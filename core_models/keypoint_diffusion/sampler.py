@@ -16,6 +16,7 @@ from ..audio.mel import FLOOR_DB, MEL_RATE, scale_decibels
 from ..motion.blinking import add_blinks, add_saccades
 from ..motion.curve_picture import PreviewCallback, curve_picture, frames_between
 from ..motion.pose_track import with_angle_gains, with_pose_of
+from ..motion.region_names import LIP_PARTING
 from ..motion.track import motion_for_duration
 from ..types import (
     BLENDSHAPE_INDEX,
@@ -26,7 +27,7 @@ from ..types import (
     FaceMotion,
     ProgressCallback,
 )
-from .choices import MOST_VARIATIONS
+from .choices import MOST_VARIATIONS, successive_seeds
 from .ddim import sample_window
 from .pocket import POCKET_EMOTIONS, POCKET_FPS, PocketModel, sampled_channels
 from .prepared_denoiser import PreparedDenoiser
@@ -53,7 +54,6 @@ DIP_REACH = 3
 LEAST_SURROUNDING = 0.05
 LEAST_PROBABILITY = 0.1
 """Below this the lips are not touching for a sound, however closed they are: silence is no closure."""
-LIP_PARTING = ("mouthLowerDownLeft", "mouthLowerDownRight", "mouthUpperUpLeft", "mouthUpperUpRight")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class SamplingParameters:
     @property
     def seeds(self) -> list[int]:
         """The seed of each variation."""
-        return [(self.seed + index) % 2**64 for index in range(self.variations)]
+        return successive_seeds(self.seed, self.variations)
 
 
 def sample_motion(

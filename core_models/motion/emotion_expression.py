@@ -24,6 +24,7 @@ from ..types import (
 )
 from .blendshape_retargeting import RetargetingBasis, default_basis
 from .emotion import STRONGEST
+from .region_names import LIP_PARTING
 from .track import mouth_aperture
 
 EMOTION_SHAPES: dict[str, dict[str, float]] = {
@@ -54,12 +55,13 @@ EMOTION_SHAPES: dict[str, dict[str, float]] = {
 }
 """Offsets at strength 1; both sides alike. Neutral adds nothing."""
 
-PARTING_SHAPES = ("mouthLowerDown", "mouthUpperUp")
-"""Shapes that part the lips: where these meet, they are left out."""
 OPEN_APERTURE = 0.12
-"""jawOpen - mouthClose at which they act in full."""
+"""jawOpen - mouthClose at which what parts the lips acts in full; where lips meet it is left out."""
 LEAST_STRENGTH = 0.1
 """An expression that fits emotions with less than this counts as neutral."""
+
+
+_PARTING = [BLENDSHAPE_INDEX[name] for name in LIP_PARTING]
 
 
 def sided(name: str) -> tuple[str, ...]:
@@ -78,10 +80,6 @@ def emotion_shapes() -> np.ndarray:
     return table
 
 
-def _parting_columns() -> list[int]:
-    return [BLENDSHAPE_INDEX[full] for name in PARTING_SHAPES for full in sided(name)]
-
-
 def with_emotion(motion: FaceMotion, emotion: Emotion, basis: RetargetingBasis | None = None) -> FaceMotion:
     """Return the motion with an emotion's expression laid over it; the jaw, the head and the gaze stay what they are.
 
@@ -90,12 +88,11 @@ def with_emotion(motion: FaceMotion, emotion: Emotion, basis: RetargetingBasis |
     """
     times = (np.arange(motion.frame_count) + 0.5) / motion.fps
     shapes = emotion.at(times) @ emotion_shapes()
-    parting = _parting_columns()
     if motion.space == BLENDSHAPES:
         opened = np.clip(mouth_aperture(motion.expression) / OPEN_APERTURE, 0, 1)
-        shapes[:, parting] *= opened[:, None]
+        shapes[:, _PARTING] *= opened[:, None]
         return replace(motion, expression=np.clip(motion.expression + shapes, 0, 1))
-    shapes[:, parting] = 0
+    shapes[:, _PARTING] = 0
     offsets = shapes @ (basis or default_basis()).matrix
     return replace(motion, expression=motion.expression + offsets, openings=None)
 
@@ -116,7 +113,7 @@ def emotion_of_expression(expression: np.ndarray) -> Emotion:
     if not np.isfinite(rows).all():
         raise ValueError("the expression holds NaN or infinity")
     shapes = emotion_shapes()[1:].astype(np.float64)
-    used = [column for column in np.flatnonzero(shapes.any(axis=0)) if column not in _parting_columns()]
+    used = [column for column in np.flatnonzero(shapes.any(axis=0)) if column not in _PARTING]
     weights, _ = nnls(shapes[:, used].T, rows.mean(axis=0)[used])
     strength = float(weights.sum())
     if strength < LEAST_STRENGTH:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..types import FaceMotion
+from ..types import FaceMotion, back_and_forth
 from .track import map_frames, resample_motion
 
 
@@ -16,9 +16,7 @@ def fitted_track(motion: FaceMotion, fps: float, frames: int) -> FaceMotion:
     A longer one is cut; a shorter one goes back from its end, and forth again, so that nothing jumps.
     """
     resampled = resample_motion(motion, fps)
-    count = resampled.frame_count
-    place = np.arange(frames) % max(2 * count - 2, 1)
-    rows = np.where(place < count, place, 2 * count - 2 - place)
+    rows = back_and_forth(resampled.frame_count, frames)
     return map_frames(resampled, lambda values: values[rows])
 
 

@@ -26,6 +26,9 @@ one track, or closures are lost.
 """
 
 
+LIP_PARTING = ("mouthLowerDownLeft", "mouthLowerDownRight", "mouthUpperUpLeft", "mouthUpperUpRight")
+"""Coefficients that part the lips without the jaw: where lips are to meet, they must give way."""
+
 OPPOSITE_GAZES = (
     ("eyeLookInLeft", "eyeLookOutLeft"),
     ("eyeLookInRight", "eyeLookOutRight"),
