@@ -313,6 +313,10 @@ class AudioEmbedding:
             )
 
 
+STRONGEST_EMOTION = 2.0
+"""Largest strength of an emotion; 1 is a natural display."""
+
+
 @dataclass(frozen=True)
 class Emotion:
     """A weighted mix of named emotions, with a strength, constant or over time.
@@ -335,6 +339,10 @@ class Emotion:
         if (self.weights < 0).any() or not np.allclose(self.weights.sum(axis=1), 1, atol=1e-3):
             raise ValueError(
                 f"Emotion.weights must be >= 0 with rows that sum to 1, got {self.weights.tolist()}"
+            )
+        if not ((self.strengths >= 0) & (self.strengths <= STRONGEST_EMOTION + 1e-3)).all():
+            raise ValueError(
+                f"Emotion.strengths must be 0 to {STRONGEST_EMOTION:g}, got {self.strengths.tolist()}"
             )
         if (np.diff(self.times) <= 0).any():
             raise ValueError(f"Emotion.times must increase, got {self.times.tolist()}")
@@ -422,27 +430,32 @@ class RendererModels:
         return BLENDSHAPES if self.kind == MESH_RENDERER else IMPLICIT_KEYPOINTS
 
 
-POCKET, KDTALKER = "pocket", "kdtalker"
+POCKET, KDTALKER, TAKIN_ADA = "pocket", "kdtalker", "takin_ada"
 
 
 @dataclass(frozen=True)
 class KeypointDiffusionModels:
     """What turns speech into motion, and what it listens with.
 
-    kind: "pocket" (blendshapes, hears log-mel) or "kdtalker" (implicit keypoints, hears Wav2Lip's features).
+    kind: "pocket" (blendshapes, hears log-mel), "kdtalker" (implicit keypoints, hears Wav2Lip's features) or
+    "takin_ada" (either, hears HuBERT or has a listener of its own for log-mel).
     denoiser: the model; of the published KDTalker, `further_paths` holds the statistics file. speech_encoder: None
-    where the features need no network. compiled: let torch.compile work on the denoiser first.
+    where the features need no network, or the published one will do. compiled: let torch.compile work on the denoiser
+    first. space: of the motion it makes. audio_encoder: whose features it hears;
+    empty is what its kind hears.
     """
 
     kind: str
     denoiser: ModelHandle
     speech_encoder: ModelHandle | None = None
     compiled: bool = False
+    space: str = BLENDSHAPES
+    audio_encoder: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in (POCKET, KDTALKER):
+        if self.kind not in (POCKET, KDTALKER, TAKIN_ADA):
             raise ValueError(
-                f"KeypointDiffusionModels.kind is {self.kind!r}, expected {POCKET!r} or {KDTALKER!r}"
+                f"KeypointDiffusionModels.kind is {self.kind!r}, expected one of {POCKET}, {KDTALKER}, {TAKIN_ADA}"
             )
         if self.kind == KDTALKER and self.speech_encoder is None:
             raise ValueError("KeypointDiffusionModels of KDTalker need a speech encoder")

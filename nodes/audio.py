@@ -37,8 +37,9 @@ class AudioEmbedding:
                     [AUTOMATIC, *ENCODER_NAMES],
                     {
                         "default": AUTOMATIC,
-                        "tooltip": "What listens to the sound: log_mel for the pocket model, wav2lip for KDTalker. "
-                        "automatic takes what the connected model needs; without one, log_mel.",
+                        "tooltip": "What listens to the sound: log_mel for the pocket model, wav2lip for KDTalker, "
+                        "hubert (all layers of HuBERT large) for Takin-ADA. automatic takes what the connected "
+                        "model needs; without one, log_mel.",
                     },
                 ),
             },
@@ -54,15 +55,16 @@ class AudioEmbedding:
         self, audio: dict[str, Any], encoder: str, model: KeypointDiffusionModels | None = None
     ) -> tuple[Any]:
         from ..core_models.audio.decode import sound_from_comfy
-        from ..core_models.audio.embedding import WAV2LIP, embed_audio
+        from ..core_models.audio.embedding import NETWORK_LOADERS, embed_audio
         from ..runtime.host import host
-        from ..runtime.keypoint_diffusion_models import encoder_of, speech_encoder
+        from ..runtime.keypoint_diffusion_models import encoder_of
+        from ..runtime.speech_encoders import encoder_network
 
         encoder = encoder_of(model) if encoder == AUTOMATIC else encoder
         sound = sound_from_comfy(audio)
-        if encoder != WAV2LIP:
+        if encoder not in NETWORK_LOADERS:
             return (embed_audio(sound, encoder),)
-        with speech_encoder(model) as network:
+        with encoder_network(encoder, model) as network:
             return (embed_audio(sound, encoder, network, host().progress(1).update),)
 
 

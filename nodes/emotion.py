@@ -199,6 +199,13 @@ class EmotionFromFace:
                         "switched off, which takes the driver's usual expression away."
                     },
                 ),
+                "neutral": (
+                    "PORTRAIT",
+                    {
+                        "tooltip": "The same person's relaxed face: the emotion is counted from it, so that brows that "
+                        "always frown are no anger."
+                    },
+                ),
             },
         }
 
@@ -207,10 +214,11 @@ class EmotionFromFace:
         strength: float,
         portrait: Portrait | PortraitVideo | None = None,
         motion: FaceMotion | None = None,
+        neutral: Portrait | PortraitVideo | None = None,
     ) -> tuple[Emotion, str]:
         from ..core_models.motion.emotion_expression import described_emotion, emotion_of_face
 
-        emotion = emotion_of_face(portrait, motion, strength)
+        emotion = emotion_of_face(portrait, motion, strength, neutral)
         return emotion, described_emotion(emotion)
 
 

@@ -27,7 +27,7 @@ class LoadKeypointDiffusion:
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Chooses the model that turns speech into motion. The pocket model ships with this pack; KDTalker needs its "
-        "published weights (non-commercial) and LivePortrait. Connect it to Audio Embedding too, which then listens "
+        "published weights (non-commercial) and LivePortrait; of Takin-ADA no weights are published. Connect it to Audio Embedding too, which then listens "
         "as the model needs. Nothing is fetched unless you switch it on."
     )
     RETURN_TYPES = ("KEYPOINT_DIFFUSION",)
@@ -48,7 +48,7 @@ class LoadKeypointDiffusion:
                     {
                         "default": names[0],
                         "tooltip": "pocket: small, quick on any computer, no download. KDTalker: the published model. "
-                        "Models trained here are listed by their files.",
+                        "Models trained here, KDTalker's or Takin-ADA's, are listed by their files.",
                     },
                 )
             },
@@ -217,14 +217,16 @@ class KeypointDiffusionSampler:
                 "emotion": (
                     "EMOTION",
                     {
-                        "tooltip": "From Emotion Condition; neutral when not connected. The pocket model was trained "
-                        "for it; over KDTalker's motion it is laid as an offset (Emotion Offset)."
+                        "tooltip": "From Emotion Condition; when not connected, neutral, or for Takin-ADA what is "
+                        "heard in the speech. Pocket and Takin-ADA were trained for it; over KDTalker's motion it is "
+                        "laid as an offset (Emotion Offset)."
                     },
                 ),
                 "portrait": (
                     "PORTRAIT",
                     {
-                        "tooltip": "KDTalker: who speaks. Let the Portrait node make its crop the way KDTalker does."
+                        "tooltip": "KDTalker, and Takin-ADA over implicit keypoints: who speaks. Let the Portrait node "
+                        "make its crop the way KDTalker does."
                     },
                 ),
                 "renderer": OPTIONAL_RENDERER_INPUT,
@@ -249,6 +251,17 @@ class KeypointDiffusionSampler:
                 "pitch": _gain("Factor for nodding, on top of head_motion."),
                 "yaw": _gain("Factor for turning to the sides, on top of head_motion."),
                 "roll": _gain("Factor for tilting, on top of head_motion."),
+                "emotion_guidance": (
+                    "FLOAT",
+                    {
+                        "default": 1.0,
+                        "min": 0.0,
+                        "max": 5.0,
+                        "step": 0.05,
+                        "tooltip": "Takin-ADA: weight of the emotion over none. 1 is as learned; other values take "
+                        "twice the time.",
+                    },
+                ),
             },
         }
 
@@ -266,15 +279,19 @@ class KeypointDiffusionSampler:
         pitch: float = 1.0,
         yaw: float = 1.0,
         roll: float = 1.0,
+        emotion_guidance: float = 1.0,
         **settings: Any,
     ) -> tuple[list[FaceMotion]]:
         from ..core_models.motion.emotion_expression import with_emotion
-        from ..core_models.types import POCKET
+        from ..core_models.types import POCKET, TAKIN_ADA
 
         settings |= {"variations": variations, "pitch": pitch, "yaw": yaw, "roll": roll}
         settings |= {"steps": steps} if steps else {}
         if model.kind == POCKET:
             return (_pocket_motions(model, audio_embeds, emotion, pose, settings),)
+        if model.kind == TAKIN_ADA:
+            settings["guidance"] = emotion_guidance
+            return (_takin_ada_motions(model, audio_embeds, emotion, portrait, renderer, pose, settings),)
         motions = _kdtalker_motions(model, audio_embeds, portrait, renderer, pose, options, settings)
         return (motions if emotion is None else [with_emotion(motion, emotion) for motion in motions],)
 
@@ -296,8 +313,8 @@ _SAMPLING_INPUTS: dict[str, Any] = {
             "default": 0,
             "min": 0,
             "max": 200,
-            "tooltip": "Denoising steps per window. 0 takes what suits the model: 8 for pocket, 10 for KDTalker, whose "
-            "release takes 50.",
+            "tooltip": "Denoising steps per window. 0 takes what suits the model: 8 for pocket, 20 for Takin-ADA, 10 for "
+            "KDTalker, whose release takes 50.",
         },
     ),
     "fps": (
@@ -364,6 +381,40 @@ def _pocket_motions(
     bar = PreviewedProgress(host().progress(1))
     with keypoint_diffusion_network(model) as network:
         return sample_variations(network, audio_embeds, emotion, parameters, pose, bar.update, bar.show)
+
+
+def _takin_ada_motions(
+    model: KeypointDiffusionModels,
+    audio_embeds: AudioEmbedding,
+    emotion: Emotion | None,
+    portrait: Portrait | PortraitVideo | None,
+    renderer: RendererModels | None,
+    pose: FaceMotion | None,
+    settings: dict[str, Any],
+) -> list[FaceMotion]:
+    from ..core_models.keypoint_diffusion.takin_ada_performance import (
+        TakinADAOptions,
+        speaking_face,
+        speaking_portrait,
+    )
+    from ..core_models.types import BLENDSHAPES
+    from ..runtime.host import host
+    from ..runtime.keypoint_diffusion_models import keypoint_diffusion_network
+    from ..runtime.progress import PreviewedProgress
+    from ..runtime.renderer_models import motion_extractor, require_liveportrait
+
+    options = TakinADAOptions.of(settings)
+    bar = PreviewedProgress(host().progress(1))
+    if model.space == BLENDSHAPES:
+        with keypoint_diffusion_network(model) as network:
+            return speaking_face(network, audio_embeds, emotion, options, pose, bar.update, bar.show)
+    renderer = require_liveportrait(renderer, "this Takin-ADA model")
+    if portrait is None:
+        raise ValueError("this Takin-ADA model animates one portrait: connect a Portrait node to the sampler")
+    with motion_extractor(renderer) as extractor, keypoint_diffusion_network(model) as network:
+        return speaking_portrait(
+            network, portrait, extractor, audio_embeds, emotion, options, pose, bar.update, bar.show
+        )
 
 
 def _kdtalker_motions(

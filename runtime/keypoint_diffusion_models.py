@@ -8,8 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core_models.keypoint_diffusion.choices import PARAMETERS_ENTRY
-from ..core_models.types import KDTALKER, POCKET, KeypointDiffusionModels, ModelHandle
+from ..core_models.keypoint_diffusion.choices import PARAMETERS_ENTRY, TAKIN_ADA_ENTRY
+from ..core_models.types import (
+    IMPLICIT_KEYPOINTS,
+    KDTALKER,
+    POCKET,
+    TAKIN_ADA,
+    KeypointDiffusionModels,
+    ModelHandle,
+)
+from ..weights_manifest.manifest import weight_names
 from .host import host
 from .input_files import file_fingerprint
 from .model_cache import model_cache
@@ -21,6 +29,9 @@ if TYPE_CHECKING:
     from ..core_models.audio.wav2lip_encoder import Wav2LipSpeechEncoder
 
 POCKET_CHOICE, KDTALKER_CHOICE = "pocket (embedded)", "KDTalker"
+TAKIN_POCKET_CHOICE = "takin_pocket (embedded)"
+TRAINED_ENTRIES = {KDTALKER: PARAMETERS_ENTRY, TAKIN_ADA: TAKIN_ADA_ENTRY}
+"""Folder of models trained here -> the entry of a file's metadata that says it is one."""
 LOADER = "Load Keypoint Diffusion"
 SPEECH_ENCODER_ROW = "kdtalker_wav2lip"
 KDTALKER_ROWS: dict[str, tuple[str, ...]] = {
@@ -34,19 +45,26 @@ _ADVICE = f"To go on without them, choose '{POCKET_CHOICE}' in {LOADER}"
 
 
 def model_choices() -> list[str]:
-    """Return what can be chosen: the embedded model, KDTalker, and models trained here, by their files' names.
+    """Return what can be chosen: embedded models, KDTalker, and models trained here, by their files' names.
 
-    The last are what `talking-portrait train kdtalker export` writes, in the `kdtalker` folder of a models folder.
+    The last are what `talking-portrait train kdtalker export` and `train takin-ada speech` write, in the `kdtalker` and
+    `takin_ada` folders of a models folder.
     """
-    return [POCKET_CHOICE, KDTALKER_CHOICE, *sorted(_trained_files())]
+    return [*_embedded_choices(), KDTALKER_CHOICE, *sorted(_trained_files())]
 
 
-def _trained_files() -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for folder in host().model_folders(KDTALKER):
-        for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
-            if PARAMETERS_ENTRY in safetensors_metadata(path):
-                files.setdefault(path.name, path)
+def _embedded_choices() -> list[str]:
+    return [choice for choice, name in _EMBEDDED.items() if name in weight_names()]
+
+
+def _trained_files() -> dict[str, tuple[str, Path]]:
+    """Return {file name: (kind, path)}."""
+    files: dict[str, tuple[str, Path]] = {}
+    for kind, entry in TRAINED_ENTRIES.items():
+        for folder in host().model_folders(kind):
+            for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+                if entry in safetensors_metadata(path):
+                    files.setdefault(path.name, (kind, path))
     return files
 
 
@@ -64,8 +82,8 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
 
 def trained_file_stamp(choice: str) -> str:
     """Return a text that changes when a trained model's file does; empty for the other choices."""
-    path = _trained_files().get(choice)
-    return "" if path is None else file_fingerprint(path)
+    found = _trained_files().get(choice)
+    return "" if found is None else file_fingerprint(found[1])
 
 
 def keypoint_diffusion_models(
@@ -82,43 +100,66 @@ def keypoint_diffusion_models(
     Raises WeightNotFoundError (an OSError) that lists every missing file and the command that fetches them, and
     ValueError for another choice.
     """
-    if choice == POCKET_CHOICE:
-        return KeypointDiffusionModels(POCKET, ModelHandle(POCKET, str(find_weight(POCKET))))
+    if choice in _EMBEDDED:
+        name = _EMBEDDED[choice]
+        handle = ModelHandle(name, str(find_weight(name)))
+        return KeypointDiffusionModels(POCKET, handle) if name == POCKET else _takin_ada_models(handle)
     dtype = chosen_precision("float32" if precision == "auto" else precision)
-    if choice == KDTALKER_CHOICE:
-        paths = found_files(KDTALKER_ROWS, KDTALKER, LOADER, _ADVICE, download, progress)
-        denoiser = ModelHandle(
-            KDTALKER, str(paths["KDTalker.pth"]), dtype, further_paths=(str(paths["norm.npz"]),)
-        )
-        return _kdtalker_models(denoiser, paths["wav2lip.pth"], compiled)
     trained = _trained_files()
-    if choice not in trained:
+    if choice != KDTALKER_CHOICE and choice not in trained:
         raise ValueError(f"there is no model {choice!r}; here are: {', '.join(model_choices())}")
-    rows = {"wav2lip.pth": KDTALKER_ROWS["wav2lip.pth"]}
-    paths = found_files(rows, KDTALKER, LOADER, _ADVICE, download, progress)
-    return _kdtalker_models(
-        ModelHandle(KDTALKER, str(trained[choice]), dtype, stamp=trained_file_stamp(choice)),
-        paths["wav2lip.pth"],
-        compiled,
-    )
+    if choice in trained:
+        kind, path = trained[choice]
+        handle = ModelHandle(kind, str(path), dtype, stamp=file_fingerprint(path))
+        if kind == TAKIN_ADA:
+            return _takin_ada_models(handle)
+        rows = {"wav2lip.pth": KDTALKER_ROWS["wav2lip.pth"]}
+        paths = found_files(rows, KDTALKER, LOADER, _ADVICE, download, progress)
+    else:
+        paths = found_files(KDTALKER_ROWS, KDTALKER, LOADER, _ADVICE, download, progress)
+        further = (str(paths["norm.npz"]),)
+        handle = ModelHandle(KDTALKER, str(paths["KDTalker.pth"]), dtype, further_paths=further)
+    return _kdtalker_models(handle, paths["wav2lip.pth"], compiled)
+
+
+_EMBEDDED = {POCKET_CHOICE: POCKET, TAKIN_POCKET_CHOICE: "takin_pocket"}
 
 
 def _kdtalker_models(denoiser: ModelHandle, encoder: Path, compiled: bool) -> KeypointDiffusionModels:
     return KeypointDiffusionModels(
-        KDTALKER, denoiser, ModelHandle(SPEECH_ENCODER_ROW, str(encoder)), compiled
+        KDTALKER,
+        denoiser,
+        ModelHandle(SPEECH_ENCODER_ROW, str(encoder)),
+        compiled,
+        space=IMPLICIT_KEYPOINTS,
+    )
+
+
+def _takin_ada_models(handle: ModelHandle) -> KeypointDiffusionModels:
+    """Return the models of a Takin-ADA file, whose metadata tells what it hears and what it makes."""
+    from ..core_models.audio.embedding import HUBERT, LOG_MEL
+
+    sizes = json.loads(safetensors_metadata(Path(handle.path)).get(TAKIN_ADA_ENTRY, "{}"))
+    return KeypointDiffusionModels(
+        TAKIN_ADA,
+        handle,
+        space=sizes.get("layout", {}).get("space", IMPLICIT_KEYPOINTS),
+        audio_encoder=LOG_MEL if sizes.get("listener") else HUBERT,
     )
 
 
 def encoder_of(models: KeypointDiffusionModels | None) -> str:
     """Return the name of the audio encoder that a model needs; without a model the pocket model's."""
-    from ..core_models.audio.embedding import LOG_MEL, WAV2LIP
+    from ..core_models.audio.embedding import HUBERT, LOG_MEL, WAV2LIP
 
-    return WAV2LIP if models is not None and models.kind == KDTALKER else LOG_MEL
+    if models is None:
+        return LOG_MEL
+    return models.audio_encoder or {POCKET: LOG_MEL, KDTALKER: WAV2LIP, TAKIN_ADA: HUBERT}[models.kind]
 
 
 @contextmanager
 def keypoint_diffusion_network(models: KeypointDiffusionModels) -> Iterator[Any]:
-    """Give the PocketModel or the KDTalkerModel from the shared cache, for use in a `with`."""
+    """Give the PocketModel, KDTalkerModel or TakinADAModel from the shared cache, for use in a `with`."""
     with model_cache().use(models.denoiser, _loaders()[models.kind]) as network:
         yield network
 
@@ -126,10 +167,12 @@ def keypoint_diffusion_network(models: KeypointDiffusionModels) -> Iterator[Any]
 def _loaders() -> dict[str, Callable[[ModelHandle], Any]]:
     from ..core_models.keypoint_diffusion.kdtalker import load_kdtalker
     from ..core_models.keypoint_diffusion.loading import load_pocket
+    from ..core_models.keypoint_diffusion.takin_ada_loading import load_takin_ada
 
     return {
         POCKET: lambda handle: load_pocket(handle.path),
         KDTALKER: lambda handle: load_kdtalker(handle.path, next(iter(handle.further_paths), None)),
+        TAKIN_ADA: lambda handle: load_takin_ada(handle.path),
     }
 
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .host import host
-from .weights import WeightNotFoundError, fetch_weight, find_weight
+from ..weights_manifest.manifest import weight_row
+from .weights import WeightNotFoundError, fetch_folder, fetch_weight, find_weight
 
 PROGRESS_STEPS = 1000
 """Steps of the bar for one file that is fetched."""
 
-SYSTEM_NAMES = {"liveportrait": "LivePortrait", "kdtalker": "KDTalker"}
+SYSTEM_NAMES = {
+    "liveportrait": "LivePortrait",
+    "kdtalker": "KDTalker",
+    "hubert_large": "HuBERT large",
+    "hubert_base": "HuBERT base",
+}
 """Systems as people write them."""
 
 
 def found_files(
     rows: Mapping[str, tuple[str, ...]],
     system: str,
-    loader: str,
+    loader: str | None,
     advice: str,
     download: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -26,8 +31,8 @@ def found_files(
     """Return {part: path} of a model's files.
 
     rows: {part: the manifest rows that will do, the first of which is fetched}. system: what to fetch to have all of
-    them. loader: the node that loads them; advice: what else can be done, one sentence without its full stop.
-    download: fetch what is missing.
+    them. loader: the node that loads them, which has a switch 'download_if_missing'; None where there is no such.
+    advice: what else can be done, one sentence without its full stop. download: fetch what is missing.
     Raises WeightNotFoundError (an OSError) that lists every missing part and the command that fetches them.
     """
     paths: dict[str, Path] = {}
@@ -41,11 +46,12 @@ def found_files(
         else:
             paths[part] = found
     if missing:
-        folder = host().model_folders(system)[0]
+        row = weight_row(next(iter(rows.values()))[0])
+        folder = (fetch_folder(row) / row.file).parent
+        switch = "" if loader is None else f" or switch on 'download_if_missing' in {loader},"
         raise WeightNotFoundError(
             f"{SYSTEM_NAMES[system]}'s files are not on this computer: {', '.join(missing)}. Run 'talking-portrait "
-            f"weights fetch {system}', or switch on 'download_if_missing' in {loader}, or put them into {folder}. "
-            f"{advice}"
+            f"weights fetch {system}',{switch} or put them into {folder}. {advice}"
         )
     return paths
 

@@ -16,6 +16,9 @@ MOST_VARIATIONS = 64
 PARAMETERS_ENTRY = "kdtalker_parameters"
 """Entry of a safetensors file's metadata that says it is a KDTalker of our training, and holds its sizes."""
 
+TAKIN_ADA_ENTRY = "takin_ada_parameters"
+"""The same for Takin-ADA's second stage."""
+
 
 def successive_seeds(seed: int, count: int) -> list[int]:
     """Return `count` seeds from `seed` on, each in 0..2**64 - 1: after the largest comes 0."""

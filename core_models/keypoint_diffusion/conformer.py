@@ -97,15 +97,18 @@ MOTION_GENERATOR = ConformerParameters(width=1024, blocks=8)
 """Takin-ADA's motion generator, over a frame's speech, start, noisy motion and time."""
 
 
-def relative_shift(scores: Tensor) -> Tensor:
-    """Return (..., T, T), the score of every query-key pair, of scores (..., T, 2T - 1) of every query-distance pair.
+def relative_shift(scores: Tensor, keys: int | None = None) -> Tensor:
+    """Return (..., Q, K), the score of every query-key pair, of scores (..., Q, Q + K - 1) of every query-distance
+    pair.
 
-    Column c of the input stands for the distance i - j = T - 1 - c of query i from key j. The shift of
-    Transformer-XL's appendix B, over both directions: one column of padding makes each row start one later.
+    The queries are the last Q of K frames; keys: K, without which there are as many as queries. Column c of the input
+    stands for the distance i - j = K - 1 - c of query i from key j. The shift of Transformer-XL's appendix B, over both
+    directions: one column of padding makes each row start one later.
     """
-    *leading, length, distances = scores.shape
-    padded = F.pad(scores, (1, 0)).reshape(*leading, distances + 1, length)
-    return padded[..., 1:, :].reshape(*leading, length, distances)[..., :length]
+    *leading, queries, distances = scores.shape
+    padded = F.pad(scores, (1, 0)).reshape(*leading, distances + 1, queries)
+    shifted = padded[..., 1:, :].reshape(*leading, queries, distances)
+    return shifted[..., : queries if keys is None else keys]
 
 
 def attention_window(
@@ -130,12 +133,14 @@ class RelativePositions(nn.Module):
         super().__init__()
         self.width = width
 
-    def forward(self, length: int, device: torch.device | None = None) -> Tensor:
-        """Return (2T - 1, width) float32 for the distances i - j from T - 1 (key first) down to 1 - T.
+    def forward(self, length: int, device: torch.device | None = None, queries: int | None = None) -> Tensor:
+        """Return (T + Q - 1, width) float32 for the distances i - j from T - 1 (key first) down to 1 - Q.
 
-        Numbers 2k and 2k + 1 are sine and cosine of distance * 10000^(-2k / width).
+        queries: Q, of which the last of T frames are; None is all of them. Numbers 2k and 2k + 1 are sine and cosine of
+        distance * 10000^(-2k / width).
         """
-        distances = torch.arange(length - 1, -length, -1, dtype=torch.float32, device=device)
+        queries = length if queries is None else queries
+        distances = torch.arange(length - 1, -queries, -1, dtype=torch.float32, device=device)
         exponents = torch.arange(0, self.width, 2, dtype=torch.float32, device=device) / self.width
         angles = distances[:, None] * torch.exp(-math.log(POSITION_BASE) * exponents)
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
@@ -168,14 +173,26 @@ class RelativeAttention(nn.Module):
         x: (B, T, width). positions: (2T - 1, width), see `RelativePositions`. allowed: bool, broadcastable to
         (B, heads, T, T), True where a query may attend; every query needs one key at least.
         """
+        return self.attend(x, *self.keys_and_values(x), positions, allowed)
+
+    def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what frames (B, T, width) are to those that attend to them, (B, heads, T, head size) each."""
         shape = (*x.shape[:2], self.heads, self.head_size)
-        query = self.query(x).view(shape)
-        key, value = self.key(x).view(shape).transpose(1, 2), self.value(x).view(shape).transpose(1, 2)
+        return self.key(x).view(shape).transpose(1, 2), self.value(x).view(shape).transpose(1, 2)
+
+    def attend(
+        self, x: Tensor, key: Tensor, value: Tensor, positions: Tensor, allowed: Tensor | None = None
+    ) -> Tensor:
+        """Return (B, Q, width) for the last Q of K frames, x (B, Q, width), over the keys and values of all K.
+
+        positions: (Q + K - 1, width). allowed: broadcastable to (B, heads, Q, K).
+        """
+        query = self.query(x).view(*x.shape[:2], self.heads, self.head_size)
         distance_keys = self.position(positions).view(-1, self.heads, self.head_size).permute(1, 2, 0)
         scale = self.head_size**-0.5
         by_content = (query + self.content_bias).transpose(1, 2)
         by_position = (query + self.position_bias).transpose(1, 2) * scale
-        bias = relative_shift(by_position @ distance_keys)
+        bias = relative_shift(by_position @ distance_keys, key.shape[2])
         if allowed is not None:
             bias = bias.masked_fill(~allowed, -math.inf)
         out = F.scaled_dot_product_attention(
@@ -203,10 +220,18 @@ class ConvolutionModule(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """x: (B, T, width) -> (B, T, width). valid: bool (B, T); frames that are not are silence to the rest."""
-        x = F.glu(self.gate(x), dim=-1)
+        x = self.gated(x)
         if valid is not None:
             x = x.masked_fill(~valid[..., None], 0.0)
-        x = self.depthwise(F.pad(x.transpose(1, 2), self.reach)).transpose(1, 2)
+        return self.convolved(F.pad(x, (0, 0, *self.reach)))
+
+    def gated(self, x: Tensor) -> Tensor:
+        """Return what the convolution along time sees of frames (B, T, width)."""
+        return F.glu(self.gate(x), dim=-1)
+
+    def convolved(self, gated: Tensor) -> Tensor:
+        """Return (B, T, width) of gated frames (B, T + kernel - 1, width): those of either side included."""
+        x = self.depthwise(gated.transpose(1, 2)).transpose(1, 2)
         return self.pointwise(F.silu(self.norm(x)))
 
 
@@ -244,10 +269,18 @@ class ConformerBlock(nn.Module):
         self, x: Tensor, positions: Tensor, allowed: Tensor | None = None, valid: Tensor | None = None
     ) -> Tensor:
         """x: (B, T, width) -> (B, T, width). The rest: see `RelativeAttention` and `ConvolutionModule`."""
-        inner = self.dropout(self.first_feed_forward(x))
-        x = self.first_feed_forward_norm(x + FEED_FORWARD_SHARE * inner)
+        x = self.before_attention(x)
         x = self.attention_norm(x + self.dropout(self.attention(x, positions, allowed)))
         x = self.convolution_norm(x + self.dropout(self.convolution(x, valid)))
+        return self.after_convolution(x)
+
+    def before_attention(self, x: Tensor) -> Tensor:
+        """The first half feed-forward, frame by frame."""
+        inner = self.dropout(self.first_feed_forward(x))
+        return self.first_feed_forward_norm(x + FEED_FORWARD_SHARE * inner)
+
+    def after_convolution(self, x: Tensor) -> Tensor:
+        """The second half feed-forward and the closing norm, frame by frame."""
         inner = self.dropout(self.second_feed_forward(x))
         return self.final_norm(self.second_feed_forward_norm(x + FEED_FORWARD_SHARE * inner))
 

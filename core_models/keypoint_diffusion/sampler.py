@@ -148,12 +148,12 @@ def sample_variations(
         )  # fmt: skip
         motions = (model.denormalise(sampled) + emotion_rows @ model.emotion_rest).float().cpu().numpy()
     return [
-        _performed(to_face_motion(motion, closed, parameters), parameters, seed, pose, embedding.duration)
+        performed(to_face_motion(motion, closed, parameters), parameters, seed, pose, embedding.duration)
         for motion, seed in zip(motions, parameters.seeds, strict=True)
     ]
 
 
-def _performed(
+def performed(
     track: FaceMotion, parameters: SamplingParameters, seed: int, pose: FaceMotion | None, duration: float
 ) -> FaceMotion:
     """Return what was sampled with the given pose or the gains of angles, at the rate asked for, eyes alive."""

@@ -9,21 +9,24 @@ from .choices import LEADING, SPACINGS, TRAILING
 
 TRAINING_STEPS = 1000
 LINEAR_BETAS = (1e-5, 8e-3)
+DDPM_BETAS = (1e-4, 2e-2)
 COSINE_OFFSET = 0.008
 
 
 def alphas_cumprod(schedule: str) -> Tensor:
     """Return (1000,) float32: the share of signal variance left at each timestep.
 
-    "linear" is KDTalker's; "cosine" is Nichol and Dhariwal's. Raises ValueError for another name.
+    "linear" is KDTalker's; "ddpm" is linear too, with the betas of Ho et al., as AniTalker and so Takin-ADA use them;
+    "cosine" is Nichol and Dhariwal's. Raises ValueError for another name.
     """
-    if schedule == "linear":
-        return torch.cumprod(1 - torch.linspace(*LINEAR_BETAS, TRAINING_STEPS), dim=0)
+    betas = {"linear": LINEAR_BETAS, "ddpm": DDPM_BETAS}.get(schedule)
+    if betas is not None:
+        return torch.cumprod(1 - torch.linspace(*betas, TRAINING_STEPS), dim=0)
     if schedule == "cosine":
         t = (torch.arange(TRAINING_STEPS, dtype=torch.float64) + 1) / TRAINING_STEPS
         angle = (t + COSINE_OFFSET) / (1 + COSINE_OFFSET) * torch.pi / 2
         return (angle.cos() ** 2).clamp(1e-5, 1 - 1e-5).float()
-    raise ValueError(f"unknown schedule {schedule!r}, expected 'linear' or 'cosine'")
+    raise ValueError(f"unknown schedule {schedule!r}, expected 'linear', 'ddpm' or 'cosine'")
 
 
 def sampling_timesteps(steps: int, spacing: str = LEADING) -> list[int]:

@@ -97,6 +97,27 @@ class SpeechEncoder(nn.Module):
         return self.closure(features)[..., 0]
 
 
+class MelListener(nn.Module):
+    """The encoder's first part alone: a speech model whose layers are heard, in HuBERT's place."""
+
+    def __init__(self, parameters: SpeechEncoderParameters) -> None:
+        super().__init__()
+        p = parameters
+        self.stem = nn.Conv1d(p.mel_bands, p.width, 4, stride=2, padding=1)
+        self.fine = nn.Sequential(
+            *(ConvolutionBlock(p.width, p.kernel, d, p.expansion) for d in p.dilations_50hz)
+        )
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Return hidden states (B, L, T, C) at 50 Hz, first what the stem makes, for mel (B, 2T, bands) at 100 Hz."""
+        x = self.stem(mel.transpose(1, 2))
+        states = [x]
+        for block in self.fine:
+            x = block(x)
+            states.append(x)
+        return torch.stack(states, dim=1).transpose(2, 3)
+
+
 def pad_to_multiple(mel: Tensor, multiple: int = 4) -> Tensor:
     """Repeat the last mel frame until the count divides evenly, (B, T, bands)."""
     missing = -mel.shape[1] % multiple

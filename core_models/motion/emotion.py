@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..types import EMOTION_NAMES, Emotion, emotion_row
+from ..types import EMOTION_NAMES, STRONGEST_EMOTION, Emotion, emotion_row
 from .keyframe_text import keyframe_time, ordered_keyframes
 
-STRONGEST = 2.0
-"""Largest strength; 1 is a natural display."""
+STRONGEST = STRONGEST_EMOTION
 
 _KEYFRAME_HELP = (
     "write 'seconds: emotion strength' with commas between, such as '0: neutral, 1.5: happy 0.8, "

@@ -123,11 +123,15 @@ def emotion_of_expression(expression: np.ndarray) -> Emotion:
 
 
 def emotion_of_face(
-    portrait: Portrait | PortraitVideo | None, motion: FaceMotion | None, strength: float = 1.0
+    portrait: Portrait | PortraitVideo | None,
+    motion: FaceMotion | None,
+    strength: float = 1.0,
+    neutral: Portrait | PortraitVideo | None = None,
 ) -> Emotion:
     """Return the emotion of a portrait, of the frames of a film, or of motion in blendshapes; one of them is given.
 
-    strength: multiplies what is read. Raises ValueError when neither or both are given, or for the other motion space.
+    strength: multiplies what is read. neutral: the same person's relaxed face, from which the emotion is counted: a
+    brow that always frowns is then no anger. Raises ValueError when neither or both are given, or for the other motion space.
     """
     if (portrait is None) == (motion is None):
         raise ValueError(
@@ -138,6 +142,9 @@ def emotion_of_face(
         expression = motion.expression
     else:
         expression = np.stack([one.blendshapes for one in portraits_of(portrait)])
+    if neutral is not None:
+        resting = np.mean([one.blendshapes for one in portraits_of(neutral)], axis=0)
+        expression = np.maximum(expression - resting, 0)
     emotion = emotion_of_expression(expression)
     return replace(emotion, strengths=np.minimum(emotion.strengths * strength, STRONGEST))
 

@@ -93,3 +93,9 @@ def test_an_emotion_per_line():
 def test_lines_that_are_no_emotions(text, word):
     with pytest.raises(ValueError, match=word):
         emotions_of_lines(text)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 2.5])
+def test_strengths_stay_within_their_range(strength):
+    with pytest.raises(ValueError, match="strengths must be 0 to 2"):
+        Emotion.mixed({"happy": 1.0}, strength)

@@ -122,6 +122,16 @@ class TestReading:
         film = PortraitVideo((astronaut_portrait,) * 3, 25.0)
         assert np.allclose(emotion_of_face(film, None).weights, read.weights)
 
+    def test_a_resting_frown_is_no_anger_beside_the_same_face_at_rest(self, astronaut_portrait):
+        frown = np.zeros(52, np.float32)
+        frown[[BLENDSHAPE_INDEX["browDownLeft"], BLENDSHAPE_INDEX["browDownRight"]]] = 0.4
+        smile = emotion_shapes()[EMOTION_NAMES.index("happy")]
+        resting = replace(astronaut_portrait, blendshapes=frown)
+        smiling = replace(astronaut_portrait, blendshapes=frown + 0.8 * smile)
+        assert emotion_of_face(resting, None).strengths[0] > 0.3  # alone it reads as an emotion
+        assert described_emotion(emotion_of_face(resting, None, neutral=resting)) == "neutral"
+        assert described_emotion(emotion_of_face(smiling, None, neutral=resting)) == "happy 0.8"
+
     def test_what_the_pocket_model_shows_is_what_was_asked(self):
         """Its own condition and these shapes are one: the resting expression it adds is read back."""
         rest = load_pocket().emotion_rest[:, :52].numpy() * sampled_channels()[:52].numpy()

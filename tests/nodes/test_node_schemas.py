@@ -141,15 +141,21 @@ def test_region_inputs_are_the_motion_regions():
 
 
 def test_sampler_inputs_are_the_sampling_parameters():
-    """Every setting of the pocket model is an input, with its default; 0 steps stand for the model's own."""
+    """Every setting of the pocket model is an input, with its default; 0 steps stand for the model's own.
+
+    What Takin-ADA's sampling has besides is the weight of its emotion condition.
+    """
     from dataclasses import fields
 
     from talking_portrait.core_models.keypoint_diffusion.sampler import SamplingParameters
+    from talking_portrait.core_models.keypoint_diffusion.takin_ada_sampler import TakinADASamplingParameters
 
     inputs = visible_inputs(NODE_CLASS_MAPPINGS["TP_KeypointDiffusionSampler"])
     defaults = {name: options["default"] for name, (_, options) in inputs.items() if "default" in options}
     expected = {field.name: field.default for field in fields(SamplingParameters)}
-    assert defaults == {**expected, "steps": 0}
+    guidance = TakinADASamplingParameters().guidance
+    assert defaults == {**expected, "steps": 0, "emotion_guidance": guidance}
+    assert {field.name for field in fields(TakinADASamplingParameters)} - set(defaults) == {"guidance"}
 
 
 def test_kdtalker_options_are_its_parameters():

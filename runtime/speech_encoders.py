@@ -1,0 +1,79 @@
+"""The networks that turn speech into features: where their files are, and the networks from the shared cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core_models.types import KeypointDiffusionModels, ModelHandle
+from .keypoint_diffusion_models import speech_encoder
+from .model_cache import model_cache
+from .renderer_models import chosen_precision
+from .weight_files import found_files
+from .weights import WeightNotFoundError, find_weight
+
+if TYPE_CHECKING:
+    from ..core_models.audio.hubert import Hubert
+
+HUBERT_LARGE, HUBERT_BASE = "hubert_large", "hubert_base"
+"""Systems of the weights manifest: 25 hidden states of width 1024, and 13 of width 768."""
+_ADVICE = "To go on without them, choose another encoder in Audio Embedding"
+
+
+def hubert_rows(system: str) -> dict[str, tuple[str, ...]]:
+    """Return {file, as people know it: the manifest rows that will do} of a HuBERT."""
+    return {"pytorch_model.bin": (system, f"{system}_safetensors"), "config.json": (f"{system}_config",)}
+
+
+def hubert_handle(system: str = HUBERT_LARGE, precision: str = "auto") -> ModelHandle:
+    """Return the handle of a HuBERT whose files are here.
+
+    system: "hubert_large" or "hubert_base". precision: "auto" is float32.
+    Raises WeightNotFoundError (an OSError) that lists every missing file and the command that fetches them, and
+    ValueError for another system or precision.
+    """
+    if system not in (HUBERT_LARGE, HUBERT_BASE):
+        raise ValueError(f"there is no HuBERT {system!r}; known: {HUBERT_LARGE}, {HUBERT_BASE}")
+    dtype = chosen_precision("float32" if precision == "auto" else precision)
+    paths = found_files(hubert_rows(system), system, None, _ADVICE)
+    further = [paths["config.json"], *_found_if_here(f"{system}_preprocessor")]
+    return ModelHandle(system, str(paths["pytorch_model.bin"]), dtype, further_paths=tuple(map(str, further)))
+
+
+def _found_if_here(name: str) -> list[Path]:
+    try:
+        return [find_weight(name)]
+    except WeightNotFoundError:
+        return []
+
+
+@contextmanager
+def hubert_network(handle: ModelHandle | None = None) -> Iterator[Hubert]:
+    """Give a HuBERT from the shared cache, for use in a `with`; None finds the large one.
+
+    Raises what `hubert_handle` and `load_hubert` raise.
+    """
+    with model_cache().use(handle or hubert_handle(), _loaded_hubert) as network:
+        yield network
+
+
+def _loaded_hubert(handle: ModelHandle) -> Hubert:
+    import torch
+
+    from ..core_models.audio.hubert import load_hubert
+
+    return load_hubert(handle.path, getattr(torch, handle.dtype), *handle.further_paths)
+
+
+@contextmanager
+def encoder_network(encoder: str, models: KeypointDiffusionModels | None = None) -> Iterator[Any]:
+    """Give the network of one of embedding.NETWORK_LOADERS from the shared cache, for use in a `with`.
+
+    models: whose encoder, where they bring their own. Raises WeightNotFoundError when it is not here.
+    """
+    from ..core_models.audio.embedding import HUBERT
+
+    with hubert_network() if encoder == HUBERT else speech_encoder(models) as network:
+        yield network
