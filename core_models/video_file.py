@@ -279,7 +279,7 @@ def write_video(
             options["movie_timescale"] = str(track.sample_rate)
         with av.open(str(unfinished), "w", format="mp4", options=options) as container:
             container.metadata.update(metadata or {})
-            encoder = _Encoder(container, exact_rate(fps), track, {"crf": str(crf), "preset": preset})
+            encoder = VideoEncoder(container, exact_rate(fps), track, {"crf": str(crf), "preset": preset})
             for frame in frames:
                 encoder.add(frame)
                 if progress is not None:
@@ -318,7 +318,7 @@ def _encodable(sound: Sound) -> Sound:
     return resample(sound, min(higher, default=AAC_SAMPLE_RATES[-1]))
 
 
-class _Encoder:
+class VideoEncoder:
     """Encodes frames as they come, each with the sound that belongs to it."""
 
     def __init__(

@@ -14,6 +14,7 @@ from types import FrameType
 
 from ..runtime.host import StandaloneHost, WorkCancelledError, host
 from .calibrate_command import add_calibrate_arguments
+from .live_command import add_live_arguments
 from .weights_command import add_weights_actions
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--verbose", action="store_true", help="log more, and show where errors come from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
+    _add_live(commands)
     _add_run(commands)
     _add_nodes(commands)
     _add_train(commands)
@@ -97,6 +99,11 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
         help="fetch the face detector for --portrait if it is not here (4 MB)",
     )
     parser.set_defaults(command=_demo)
+
+
+def _add_live(commands: argparse._SubParsersAction) -> None:
+    summary = "make a talking video while the sound comes in"
+    add_live_arguments(commands.add_parser("live", help=summary, description=summary))
 
 
 def _add_run(commands: argparse._SubParsersAction) -> None:
@@ -125,7 +132,7 @@ def _add_nodes(commands: argparse._SubParsersAction) -> None:
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("train", help="train a model of this package", add_help=False)
-    parser.add_argument("model", choices=["pocket", "kdtalker"], help="which one")
+    parser.add_argument("model", choices=["pocket", "kdtalker", "takin-ada"], help="which one")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="arguments of the training")
     parser.set_defaults(command=_train)
 
@@ -162,6 +169,8 @@ def _nodes(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     if options.model == "kdtalker":
         from .train_kdtalker_command import main as train
+    elif options.model == "takin-ada":
+        from .train_takin_ada_command import main as train
     else:
         from ..training.pocket import main as train
     return train(options.rest)

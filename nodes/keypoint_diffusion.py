@@ -27,8 +27,8 @@ class LoadKeypointDiffusion:
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Chooses the model that turns speech into motion. The pocket model ships with this pack; KDTalker needs its "
-        "published weights (non-commercial) and LivePortrait; of Takin-ADA no weights are published. Connect it to Audio Embedding too, which then listens "
-        "as the model needs. Nothing is fetched unless you switch it on."
+        "published weights (non-commercial) and LivePortrait; of Takin-ADA no weights are published. Connect it to "
+        "Audio Embedding too, which then listens as the model needs. Nothing is fetched unless you switch it on."
     )
     RETURN_TYPES = ("KEYPOINT_DIFFUSION",)
     RETURN_NAMES = ("model",)
@@ -313,8 +313,8 @@ _SAMPLING_INPUTS: dict[str, Any] = {
             "default": 0,
             "min": 0,
             "max": 200,
-            "tooltip": "Denoising steps per window. 0 takes what suits the model: 8 for pocket, 20 for Takin-ADA, 10 for "
-            "KDTalker, whose release takes 50.",
+            "tooltip": "Denoising steps per window. 0 takes what suits the model: 8 for pocket, 20 for Takin-ADA, 10 "
+            "for KDTalker, whose release takes 50.",
         },
     ),
     "fps": (

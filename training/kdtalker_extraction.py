@@ -3,6 +3,7 @@
 As the release prepares its data: frames at 25 fps, one face crop for the whole clip placed by its first frame (FFHQ's
 square, black outside the picture), LivePortrait's motion extractor on every frame, Wav2Lip's features of the sound.
 Where the face is missing, or has left the crop, a clip ends; the longest uninterrupted stretch of a video is taken.
+What is heard, and how a clip is kept, is a `ClipKind`: Takin-ADA's clips differ from KDTalker's in nothing else.
 """
 
 from __future__ import annotations
@@ -11,36 +12,30 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 
 from ..core_models.audio.decode import decode_sound
 from ..core_models.audio.resample import resample, to_mono
 from ..core_models.audio.wav2lip_encoder import Wav2LipSpeechEncoder, encode_frames
 from ..core_models.audio.wav2lip_mel import SAMPLE_RATE, SAMPLES_PER_FRAME, wav2lip_mel
-from ..core_models.face.anchored_crop import CROP_SIZE, FaceSquare
-from ..core_models.face.crop import crop_face
-from ..core_models.face.ffhq_crop import ffhq_square
-from ..core_models.face.landmarker import DetectedFace, FaceLandmarker
-from ..core_models.face.tracking import follow_face
+from ..core_models.face.landmarker import FaceLandmarker
 from ..core_models.keypoint_diffusion.kdtalker import KDTALKER_FPS
 from ..core_models.keypoint_diffusion.motion_vectors import motion_vectors
-from ..core_models.motion.keypoint_extraction import (
-    batch_size,
-    batched,
-    network_picture,
-    read_keypoints,
-)
+from ..core_models.motion.keypoint_extraction import batch_size, batched, read_keypoints
 from ..core_models.motion.motion_extractor import MotionExtractor
 from ..core_models.types import ProgressCallback
 from ..core_models.video_file import read_video_frames
+from .face_pictures import FacePicture, SeenFrames, face_pictures
 from .kdtalker_dataset import CLIP_SUFFIX, Clip, clip_facts, open_clip, write_clip
+
+if TYPE_CHECKING:
+    from ..core_models.audio.hubert import Hubert
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +43,6 @@ REPORT_FILE = "report.jsonl"
 EXTRACTED, KEPT, BAD = "extracted", "kept", "bad"
 QUIETEST_SOUND = 1e-4
 """Of full scale; a sound that never exceeds it counts as silent."""
-_SOURCE_ENTRY = "kdtalker_source"
 _NAMED_BAD_CLIPS = 10
 
 
@@ -77,7 +71,63 @@ class ExtractionNetworks:
 
     landmarker: FaceLandmarker
     motion_extractor: MotionExtractor
+    speech_encoder: Wav2LipSpeechEncoder | Hubert
+
+
+class Stretch(NamedTuple):
+    """Frames in a row that show the face: the first one's number, motion (N, 70) and canonical (N, 63), float32."""
+
+    first: int
+    motion: np.ndarray
+    canonical: np.ndarray
+
+    @property
+    def stop(self) -> int:
+        """The number of the frame after the last one."""
+        return self.first + len(self.motion)
+
+
+class ClipKind(Protocol):
+    """What clips of one model hold beside motion, and how they are kept. source_entry: of a file's metadata."""
+
+    source_entry: str
+
+    def clip(
+        self, name: str, stretch: Stretch, waveform: np.ndarray, tick: Callable[[], None] | None = None
+    ) -> Any:
+        """Return the clip of a stretch; waveform: (640 n,) at 16 kHz, of the n frames of the whole video."""
+
+    def write(self, path: Path, clip: Any, facts: Mapping[str, str]) -> None:
+        """Write a clip as a file that appears when it is whole, with further entries of its metadata."""
+
+    def frames(self, path: Path, name: str) -> int:
+        """Return how many frames a clip's file has; raise ValueError for a damaged one or one of another kind."""
+
+    def beside(self, name: str) -> Mapping[str, Any]:
+        """Return what a clip depends on beside its video and the settings, ready for JSON."""
+
+
+@dataclass(frozen=True)
+class KDTalkerClips:
+    """The kind of KDTalker's clips: Wav2Lip's features are heard."""
+
     speech_encoder: Wav2LipSpeechEncoder
+    source_entry: str = "kdtalker_source"
+
+    def clip(
+        self, name: str, stretch: Stretch, waveform: np.ndarray, tick: Callable[[], None] | None = None
+    ) -> Clip:
+        features = encode_frames(self.speech_encoder, wav2lip_mel(waveform), stretch.stop)
+        return Clip(name, stretch.motion, stretch.canonical, features[stretch.first :].numpy())
+
+    def write(self, path: Path, clip: Clip, facts: Mapping[str, str]) -> None:
+        write_clip(path, clip, facts)
+
+    def frames(self, path: Path, name: str) -> int:
+        return open_clip(path, name).frames
+
+    def beside(self, name: str) -> Mapping[str, Any]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -97,7 +147,7 @@ class ClipReport:
 class Extracted(NamedTuple):
     """A clip, the frame of the video it begins at, and how many frames the video has where there is sound."""
 
-    clip: Clip
+    clip: Any
     first_frame: int
     video_frames: int
 
@@ -132,16 +182,17 @@ def extract_dataset(
     networks: ExtractionNetworks,
     settings: ExtractionSettings | None = None,
     progress: ProgressCallback | None = None,
+    kind: ClipKind | None = None,
 ) -> list[ClipReport]:
     """Extract every video below a folder into a clip of the same name below `target`; return what became of each.
 
     A clip that is there already, from the same video (its size and time) and settings, is kept. A bad video does not
     stop the run; a clip that an earlier version of it gave is removed. `report.jsonl` gets a line for each video as it
     is done. progress: called with (videos done, total) at least once for each frame; what it raises ends the run, and
-    leaves whole clips only.
+    leaves whole clips only. kind: of the clips; None is KDTalker's.
     Raises OSError for folders that cannot be read or written, ValueError when no video gives a clip.
     """
-    settings = settings or ExtractionSettings()
+    settings, kind = settings or ExtractionSettings(), kind or KDTalkerClips(networks.speech_encoder)
     if target.resolve() == videos.resolve():
         raise ValueError(
             f"the clips cannot go into {videos}, where the videos are: choose another folder for them"
@@ -152,7 +203,7 @@ def extract_dataset(
     with (target / REPORT_FILE).open("w", encoding="utf-8") as report_file:
         for index, path in enumerate(files):
             tick = None if progress is None else lambda index=index: progress(index, len(files))
-            reports.append(_extract_file(path, videos, target, networks, settings, tick))
+            reports.append(_extract_file(path, videos, target, networks, settings, kind, tick))
             report_file.write(json.dumps(asdict(reports[-1])) + "\n")
             report_file.flush()
             if progress is not None:
@@ -170,45 +221,46 @@ def _extract_file(
     target: Path,
     networks: ExtractionNetworks,
     settings: ExtractionSettings,
+    kind: ClipKind,
     tick: Callable[[], None] | None,
 ) -> ClipReport:
     """Bring one video's clip up to date. Only what is wrong with the video is caught, not with the target."""
     name = path.relative_to(videos).as_posix()
     output = target / (name + CLIP_SUFFIX)
     try:
-        source = source_facts(path, settings)
-        kept = _kept(output, name, source)
+        source = source_facts(path, settings, kind.beside(name))
+        kept = _kept(output, name, source, kind)
         if kept is not None:
             return kept
-        extracted = extract_clip(path, name, networks, settings, tick)
+        extracted = extract_clip(path, name, networks, settings, tick, kind)
     except (ValueError, OSError) as error:
         output.unlink(missing_ok=True)
         return ClipReport(name, BAD, " ".join(str(error).split()))
     report = ClipReport(name, EXTRACTED, _left_out(extracted), extracted.clip.frames, extracted.first_frame)
     output.parent.mkdir(parents=True, exist_ok=True)
-    facts = {_SOURCE_ENTRY: source, "reason": report.reason, "first_frame": str(report.first_frame)}
-    write_clip(output, extracted.clip, facts)
+    facts = {kind.source_entry: source, "reason": report.reason, "first_frame": str(report.first_frame)}
+    kind.write(output, extracted.clip, facts)
     return report
 
 
-def source_facts(path: Path, settings: ExtractionSettings) -> str:
-    """Return what a clip is made from, as JSON text: the video's size and time of change, and the settings."""
+def source_facts(path: Path, settings: ExtractionSettings, beside: Mapping[str, Any]) -> str:
+    """Return what a clip is made from, as JSON text: the video's size and time of change, the settings, what else."""
     state = path.stat()
-    facts = {"bytes": state.st_size, "changed": state.st_mtime_ns, "settings": asdict(settings)}
+    facts = {"bytes": state.st_size, "changed": state.st_mtime_ns, "settings": asdict(settings), **beside}
     return json.dumps(facts, sort_keys=True)
 
 
-def _kept(output: Path, name: str, source: str) -> ClipReport | None:
+def _kept(output: Path, name: str, source: str, kind: ClipKind) -> ClipReport | None:
     """Return the report of a clip that is there already, None when there is none, a damaged one, or another's."""
     if not output.is_file():
         return None
     try:
         facts = clip_facts(output)
-        frames = open_clip(output, name).frames
+        frames = kind.frames(output, name)
     except ValueError as error:
         logger.warning("%s is extracted again: %s", name, error)
         return None
-    if facts.get(_SOURCE_ENTRY) != source:
+    if facts.get(kind.source_entry) != source:
         return None
     return ClipReport(name, KEPT, facts.get("reason", ""), frames, int(facts.get("first_frame", "0")))
 
@@ -224,24 +276,24 @@ def extract_clip(
     networks: ExtractionNetworks,
     settings: ExtractionSettings | None = None,
     tick: Callable[[], None] | None = None,
+    kind: ClipKind | None = None,
 ) -> Extracted:
     """Return the longest stretch of a video in which the face is seen, with its sound.
 
     Frames are decoded one at a time and held by the batch. tick: called once for each frame; it may raise to cancel.
+    kind: of the clip; None is KDTalker's.
     Raises OSError, and ValueError for a file that is no video, is damaged, has no sound or a silent one, no face or
     several alike, or is too short.
     """
-    settings = settings or ExtractionSettings()
+    settings, kind = settings or ExtractionSettings(), kind or KDTalkerClips(networks.speech_encoder)
     waveform = heard_waveform(path)
     heard_frames = len(waveform) // SAMPLES_PER_FRAME
     _require_length(heard_frames, settings, "its sound")
-    frames = _SeenFrames(islice(read_video_frames(path, KDTALKER_FPS), heard_frames))
+    frames = SeenFrames(islice(read_video_frames(path, KDTALKER_FPS), heard_frames))
     pictures = face_pictures(frames, networks.landmarker, settings.face_index, tick)
     stretch = _longest_stretch(_readings(pictures, networks.motion_extractor), settings)
-    mel = wav2lip_mel(waveform[: heard_frames * SAMPLES_PER_FRAME])
-    stop = stretch.first + len(stretch.motion)
-    audio = encode_frames(networks.speech_encoder, mel, stop)[stretch.first :].numpy()
-    return Extracted(Clip(name, stretch.motion, stretch.canonical, audio), stretch.first, frames.count)
+    clip = kind.clip(name, stretch, waveform[: heard_frames * SAMPLES_PER_FRAME], tick)
+    return Extracted(clip, stretch.first, frames.count)
 
 
 def heard_waveform(path: Path) -> np.ndarray:
@@ -261,70 +313,11 @@ def _require_length(frames: int, settings: ExtractionSettings, what: str) -> Non
         )
 
 
-class _SeenFrames:
-    """Goes through frames once; knows how many there were and the last one. (itertools.tee would hold 57.)"""
-
-    def __init__(self, frames: Iterable[np.ndarray]) -> None:
-        self._frames, self.count = frames, 0
-        self.last: np.ndarray | None = None
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for frame in self._frames:
-            self.count, self.last = self.count + 1, frame
-            yield frame
-
-
-class FacePicture(NamedTuple):
-    """What the motion extractor sees, (256, 256, 3) uint8; which frame it is, and which stretch of frames it is in."""
-
-    frame: int
-    stretch: int
-    picture: np.ndarray
-
-
-def face_pictures(
-    frames: Iterable[np.ndarray],
-    landmarker: FaceLandmarker,
-    face_index: int | None = None,
-    tick: Callable[[], None] | None = None,
-) -> Iterator[FacePicture]:
-    """Yield the face in every frame that has it, cut alike within a stretch. Holds one frame at a time.
-
-    A stretch begins with a frame in which the face appears, or in which it has left the crop; its first frame places
-    the crop. Raises what `follow_face` raises.
-    """
-    seen = _SeenFrames(frames)
-    square: FaceSquare | None = None
-    stretch = -1
-    for index, face in enumerate(follow_face(seen, landmarker, face_index)):
-        if tick is not None:
-            tick()
-        if face is None:
-            square = None
-            continue
-        if square is None or not _holds(square, face):
-            square, stretch = ffhq_square(face.landmarks), stretch + 1
-        crop = crop_face(seen.last, square.crop_to_frame(CROP_SIZE), CROP_SIZE, cv2.BORDER_CONSTANT)
-        yield FacePicture(index, stretch, network_picture(crop))
-
-
-def _holds(square: FaceSquare, face: DetectedFace) -> bool:
-    """Return whether the middle of the face is in the square."""
-    away = np.abs(np.subtract(face.centre, square.centre))
-    return bool((away <= square.side / 2).all())
-
-
 class _Rows(NamedTuple):
     frames: list[int]
     stretches: list[int]
     motion: list[np.ndarray]
     canonical: list[np.ndarray]
-
-
-class _Stretch(NamedTuple):
-    first: int
-    motion: np.ndarray
-    canonical: np.ndarray
 
 
 def _readings(pictures: Iterable[FacePicture], extractor: MotionExtractor) -> _Rows:
@@ -338,14 +331,14 @@ def _readings(pictures: Iterable[FacePicture], extractor: MotionExtractor) -> _R
     return rows
 
 
-def _longest_stretch(rows: _Rows, settings: ExtractionSettings) -> _Stretch:
+def _longest_stretch(rows: _Rows, settings: ExtractionSettings) -> Stretch:
     if not rows.frames:
         raise ValueError("no face in any frame: use a video in which a face fills at least 5 % of the width")
     stretches = np.array(rows.stretches)
     inside = np.flatnonzero(stretches == np.bincount(stretches).argmax())
     _require_length(len(inside), settings, "the longest stretch in which the face is seen")
     part = slice(int(inside[0]), int(inside[-1]) + 1)
-    return _Stretch(rows.frames[part.start], np.stack(rows.motion[part]), np.stack(rows.canonical[part]))
+    return Stretch(rows.frames[part.start], np.stack(rows.motion[part]), np.stack(rows.canonical[part]))
 
 
 def summary(reports: list[ClipReport]) -> str:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core_models.motion.keypoint_transform import keypoints_without_scale as keypoints_without_scale
+from ..core_models.motion.keypoint_transform import require_shape as _require_shape
 from .random_warp import RandomWarp, warp_points
 
 HUBER_DELTA = 0.1
@@ -39,39 +41,9 @@ FeatureNetwork = Callable[[Tensor], Sequence[Tensor]]
 """(B, C, H, W) pictures to feature maps with leading axis B, as VGG-19 after relu1_1 to relu5_1."""
 
 
-def _require_shape(name: str, values: Tensor, *shape: int | str) -> None:
-    """Raise ValueError unless values have the shape; a letter stands for any size but 0."""
-    fits = values.ndim == len(shape) and all(
-        size > 0 if isinstance(expected, str) else size == expected
-        for size, expected in zip(values.shape, shape, strict=True)
-    )
-    if not fits:
-        expected = ", ".join(map(str, shape))
-        raise ValueError(f"{name} has shape {tuple(values.shape)}, expected ({expected})")
-
-
 def _require_positive(name: str, value: float) -> None:
     if not 0 < value < math.inf:
         raise ValueError(f"{name} is {value}, expected a finite number above 0")
-
-
-def keypoints_without_scale(
-    canonical: Tensor, rotation: Tensor, deformation: Tensor, translation: Tensor
-) -> Tensor:
-    """Return x = x_c R + deformation + t, (B, K, 3): Takin-ADA's transform, which has no scale and uses all of t.
-
-    canonical: (B, K, 3) x_c, the *source's* for source and driving keypoints alike. rotation: (B, 3, 3), R that turns
-    row vectors (face-vid2vid writes its transpose). deformation: (B, K, 3). translation: (B, 3).
-    LivePortrait's scale (x_c R + deformation) + (t_x, t_y, 0) is `placed_keypoints` of core_models/motion.
-
-    Raises ValueError for other shapes.
-    """
-    _require_shape("canonical", canonical, "B", "K", 3)
-    batch = len(canonical)
-    _require_shape("rotation", rotation, batch, 3, 3)
-    _require_shape("deformation", deformation, *canonical.shape)
-    _require_shape("translation", translation, batch, 3)
-    return canonical @ rotation + deformation + translation[:, None]
 
 
 def huber(difference: Tensor, delta: float = HUBER_DELTA) -> Tensor:

@@ -4,7 +4,8 @@ Source: Takin-ADA (arXiv 2410.14283), which has no public code or weights; the s
 (arXiv 2405.03121), whose stage 2 it describes. Ours, where both are silent: an emotion is the average of the expression
 without the mouth over `emotion_window` frames, and reaches the generator by a variance adapter as head control does;
 the timestep is given as sinusoids, not as a bare number; a learned vector stands for "no emotion" (for guidance) and
-for "no start"; a model may carry a listener of its own instead of hearing HuBERT.
+for "no start"; a model may carry a listener of its own instead of hearing HuBERT. Mouth and pose, which the paper
+combines with the emotion as the generator's input, reach it in the noisy motion itself and in the frame before.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ class TakinADAParameters:
     of start, source and time in the generator's input; the noisy motion has what is left beside the speech.
     adapter_hidden: of the variance adapters. emotion_window: K, frames whose expression is averaged. window: frames
     trained on at once. schedule: of the noise. listener: a network that hears log-mel in HuBERT's place, or None;
-    listening: how much of it at a time. closes_lips: whether the model says when lips touch. Raises ValueError for
-    widths that do not add up, or a listener that makes other hidden states.
+    listening: how much of it at a time. closes_lips: whether the model says when lips touch. hears_emotion: whether the
+    speech it learned from carried the emotion shown, so that without a given one the heard one is taken, not neutral.
+    Raises ValueError for widths that do not add up, or a listener that makes other hidden states.
     """
 
     layout: MotionLayout = field(default_factory=keypoint_layout)
@@ -57,6 +59,7 @@ class TakinADAParameters:
     listener: SpeechEncoderParameters | None = None
     listening: ListeningBlocks = field(default_factory=ListeningBlocks)
     closes_lips: bool = False
+    hears_emotion: bool = True
 
     def __post_init__(self) -> None:
         if self.motion_width < 1:
@@ -92,7 +95,10 @@ class TakinADAParameters:
 
     @property
     def frames_ahead(self) -> int | None:
-        """Frames of speech after its own that a frame of motion waits for; None for all."""
+        """Frames of speech features after its own that a frame of motion waits for; None for all.
+
+        What the speech model itself hears ahead comes on top.
+        """
         ahead = [self.encoder.frames_ahead, self.generator.frames_ahead]
         return None if None in ahead else sum(ahead)
 

@@ -30,7 +30,7 @@ from ..types import (
 from .choices import ABSOLUTE
 from .kdtalker_performance import PerformanceParameters, pose_rows, shaped
 from .kdtalker_sampler import motion_of_portrait
-from .motion_vectors import CANONICAL_SIZE, LOWER_LIP, motion_vectors, readings_from_vectors
+from .motion_vectors import CANONICAL_SIZE, LOWER_LIP, SCALE, motion_vectors, readings_from_vectors
 from .sampler import SamplingParameters, performed, to_face_motion
 from .takin_ada import TAKIN_ADA_FPS, TakinADAModel
 from .takin_ada_sampler import TakinADASamplingParameters, emotion_scores, hidden_states, sample_scores
@@ -118,14 +118,21 @@ def speaking_keypoints(
         model, embedding, options.sampling, direction, progress, _pictures(model, preview, frames)
     )
     vectors = model.denormalise(made.scores).double().cpu().numpy()
-    motions = [
-        motion_of_portrait(source, readings_from_vectors(rows, source.canonical), ABSOLUTE)
-        for rows in vectors
-    ]
+    motions = [placed_on(source, rows) for rows in vectors]
     return [
         shaped(motion, options.portrait, seed, embedding.duration, pose)
         for motion, seed in zip(motions, options.sampling.seeds, strict=True)
     ]
+
+
+def placed_on(source: KeypointReadings, vectors: np.ndarray) -> FaceMotion:
+    """Return (N, 70) motion vectors as a motion of a portrait's reading (one row).
+
+    The head keeps the portrait's size: Takin-ADA's transform has none, and a size that is made up would make it swell.
+    """
+    kept = vectors.copy()
+    kept[:, SCALE] = source.scale[0]
+    return motion_of_portrait(source, readings_from_vectors(kept, source.canonical), ABSOLUTE)
 
 
 def speaking_portrait(
@@ -173,10 +180,13 @@ def directed(
 ) -> Given:
     """Return what is given of each frame, for `Direction`.
 
-    emotion: None leaves it to the speech. pose: (N, 6) angles and location in the layout's units and order, or None.
-    base: the expression an emotion is counted from, z-scores; None is neutral as the model learned it.
+    emotion: None leaves it to the speech, or is neutral for a model that never heard one. pose: (N, 6) angles and
+    location in the layout's units and order, or None. base: the expression an emotion is counted from, z-scores; None
+    is neutral as the model learned it.
     """
     layout = model.parameters_used.layout
+    if emotion is None and not model.parameters_used.hears_emotion:
+        emotion = Emotion.mixed({"neutral": 1.0})
     emotional = None if emotion is None else emotion_scores(model, emotion, base)
     held = None
     if pose is not None:

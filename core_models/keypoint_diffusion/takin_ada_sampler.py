@@ -139,7 +139,8 @@ def sample_scores(
 
     A streaming model makes a clip of any length in pieces that follow each other exactly; one that hears whole clips
     makes up to 30 s at once, and longer ones in windows of its training's length that start from the frame before and
-    are drawn together where they overlap. piece_done: called with all scores so far (V, n, size). Raises ValueError as `hidden_states` does.
+    are drawn together where they overlap. piece_done: called with all scores so far (V, n, size).
+    Raises ValueError as `hidden_states` does.
     """
     parameters, direction = parameters or TakinADASamplingParameters(), direction or Direction()
     frames = frame_count(embedding.duration, TAKIN_ADA_FPS)

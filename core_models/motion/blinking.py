@@ -31,6 +31,14 @@ DRIFT_DEGREES = (1.8, 3.2, 1.4)
 """Standard deviation of the drift's pitch, yaw and roll."""
 DRIFT_HERTZ = (0.05, 0.45)
 DRIFT_WAVES = 8
+_BLINKS = [BLENDSHAPE_INDEX["eyeBlinkLeft"], BLENDSHAPE_INDEX["eyeBlinkRight"]]
+_WIDE = [BLENDSHAPE_INDEX["eyeWideLeft"], BLENDSHAPE_INDEX["eyeWideRight"]]
+_GAZES = (
+    ("eyeLookOutLeft", "eyeLookInLeft", 0),  # the person's left is the picture's right
+    ("eyeLookInRight", "eyeLookOutRight", 0),
+    ("eyeLookUpLeft", "eyeLookDownLeft", 1),
+    ("eyeLookUpRight", "eyeLookDownRight", 1),
+)
 
 
 def blink_track(
@@ -89,14 +97,17 @@ def add_blinks(
     While the lids close, eyeWide goes back.
     """
     motion.require_space(BLENDSHAPES)
-    blinks = [BLENDSHAPE_INDEX["eyeBlinkLeft"], BLENDSHAPE_INDEX["eyeBlinkRight"]]
-    wide = [BLENDSHAPE_INDEX["eyeWideLeft"], BLENDSHAPE_INDEX["eyeWideRight"]]
     closure = blink_track(motion.frame_count, motion.fps, rng, per_minute)
-    closure = _without_those_near(closure, motion.expression[:, blinks].max(axis=1), motion.fps)
-    expression = motion.expression.copy()
-    expression[:, blinks] = np.maximum(expression[:, blinks], closure[:, None])
-    expression[:, wide] *= 1 - closure[:, None]
-    return dataclasses.replace(motion, expression=expression)
+    closure = _without_those_near(closure, motion.expression[:, _BLINKS].max(axis=1), motion.fps)
+    return dataclasses.replace(motion, expression=with_blinks(motion.expression, closure))
+
+
+def with_blinks(expression: np.ndarray, closure: np.ndarray) -> np.ndarray:
+    """Return coefficients (N, 52) with the lids closed by (N,); while they close, eyeWide goes back."""
+    result = expression.copy()
+    result[:, _BLINKS] = np.maximum(result[:, _BLINKS], closure[:, None])
+    result[:, _WIDE] *= 1 - closure[:, None]
+    return result
 
 
 def _without_those_near(closure: np.ndarray, present: np.ndarray, fps: float) -> np.ndarray:
@@ -148,18 +159,18 @@ def add_saccades(
     """Return the motion with small gaze shifts added to the gaze it has. See `gaze_track`."""
     motion.require_space(BLENDSHAPES)
     gaze = gaze_track(motion.frame_count, motion.fps, rng, per_minute, reach)
-    expression = motion.expression.copy()
-    for positive, negative, axis in (
-        ("eyeLookOutLeft", "eyeLookInLeft", 0),  # the person's left is the picture's right
-        ("eyeLookInRight", "eyeLookOutRight", 0),
-        ("eyeLookUpLeft", "eyeLookDownLeft", 1),
-        ("eyeLookUpRight", "eyeLookDownRight", 1),
-    ):
+    return dataclasses.replace(motion, expression=with_gaze(motion.expression, gaze))
+
+
+def with_gaze(expression: np.ndarray, gaze: np.ndarray) -> np.ndarray:
+    """Return coefficients (N, 52) that look further away by (N, 2): x to the picture's right, y up."""
+    result = expression.copy()
+    for positive, negative, axis in _GAZES:
         towards, away = BLENDSHAPE_INDEX[positive], BLENDSHAPE_INDEX[negative]
-        direction = expression[:, towards] - expression[:, away] + gaze[:, axis]
-        expression[:, towards] = np.clip(direction, 0, 1)
-        expression[:, away] = np.clip(-direction, 0, 1)
-    return dataclasses.replace(motion, expression=expression)
+        direction = result[:, towards] - result[:, away] + gaze[:, axis]
+        result[:, towards] = np.clip(direction, 0, 1)
+        result[:, away] = np.clip(-direction, 0, 1)
+    return result
 
 
 def drift_track(

@@ -131,7 +131,8 @@ def emotion_of_face(
     """Return the emotion of a portrait, of the frames of a film, or of motion in blendshapes; one of them is given.
 
     strength: multiplies what is read. neutral: the same person's relaxed face, from which the emotion is counted: a
-    brow that always frowns is then no anger. Raises ValueError when neither or both are given, or for the other motion space.
+    brow that always frowns is then no anger. Raises ValueError when neither or both are given, or for the other motion
+    space.
     """
     if (portrait is None) == (motion is None):
         raise ValueError(

@@ -27,8 +27,9 @@ from ..types import BLENDSHAPES, LANDMARK_COUNT, FaceMotion, Portrait, ProgressC
 from . import head_turn, warp
 from .bare_lips import draw_bare_lips, draw_lip_seam, make_bare_lips
 from .composition import TargetExpression, compose_expression
+from .curves import fit_affine
 from .displacement import displacement_basis, smoothstep
-from .eyes import draw_eye, make_eyeball
+from .eyes import GAZE_ACROSS, GAZE_ALONG, Eyeball, draw_eye, make_eyeball
 from .folds import draw_folds
 from .lids import (
     EYES,
@@ -176,6 +177,29 @@ class MeshRenderer:
         if progress is not None:
             progress(motion.frame_count, motion.frame_count)
 
+    def landmarks(self, motion: FaceMotion) -> np.ndarray:
+        """Return where every frame's landmarks are, (N, 478, 3) float32: pixels of the picture as in `Portrait`.
+
+        They lie where `frames` draws them: lids on lids, lips on lips, irises where the gaze moves them.
+        Raises ValueError for motion in another space.
+        """
+        motion.require_space(BLENDSHAPES)
+        return np.stack([self._frame_landmarks(motion, index) for index in range(motion.frame_count)])
+
+    def _frame_landmarks(self, motion: FaceMotion, index: int) -> np.ndarray:
+        target = self._target_expression(motion.expression[index])
+        head = self._head_move(motion, index)
+        points, depth = self._projected(self._moved_shape(target), head)
+        rigid, _ = self._projected(self._shape, head)
+        landmarks = np.empty((LANDMARK_COUNT, 3), np.float32)
+        landmarks[:, :2] = (self._on_canvas(points) + self._grid.origin)[:LANDMARK_COUNT]
+        landmarks[:, 2] = -self.portrait.pose.scale * depth[:LANDMARK_COUNT]
+        for eyeball in self._eyeballs:
+            if eyeball is not None:
+                turned = fit_affine(eyeball.contour, rigid[eyeball.indices.contour])[:, :2]
+                landmarks[list(eyeball.indices.iris), :2] += turned @ _iris_shift(eyeball, target.gaze)
+        return landmarks
+
     def _target_expression(self, asked: np.ndarray) -> TargetExpression:
         return compose_expression(
             asked,
@@ -277,6 +301,11 @@ class MeshRenderer:
         """Return 0..1: how much of an open photo's mouth is redrawn; 0 where the photo itself is exact."""
         moved = np.abs(shape[_INNER_LIPS] - self._shape[_INNER_LIPS]).max() / mouth_width(self._shape)
         return float(smoothstep(0.0, OWN_MOUTH_FADE, moved))
+
+
+def _iris_shift(eyeball: Eyeball, gaze: np.ndarray) -> np.ndarray:
+    """Return (2,) picture pixels by which a gaze moves the iris of the head at rest."""
+    return eyeball.width * (GAZE_ACROSS * gaze[0] * eyeball.across - GAZE_ALONG * gaze[1] * eyeball.down)
 
 
 def _whole_basis(rings: head_turn.RingLayout) -> np.ndarray:

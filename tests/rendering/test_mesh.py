@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from talking_portrait.core_models.face.pose import fit_head_pose, rotation_matrix
-from talking_portrait.core_models.face.topology import canonical_face
+from talking_portrait.core_models.face.topology import LIPS_LOWER_INNER, LIPS_UPPER_INNER, canonical_face
 from talking_portrait.core_models.rendering.lips import collapse_seam
 from talking_portrait.core_models.rendering.mesh import MeshRenderer, MeshRendererParameters
 from talking_portrait.core_models.types import (
@@ -89,6 +89,34 @@ def test_no_motion_changes_a_pixel_outside_the_moving_region(
 ):
     motion = FaceMotion("blendshapes", 25.0, [expression], [rotation], [translation], [scale])
     assert changed(renderer, motion)[~renderer.moving_region].max() == 0
+
+
+def test_landmarks_at_rest_are_the_portraits(renderer):
+    landmarks = renderer.landmarks(FaceMotion.at_rest(2, 25))
+    assert landmarks.shape == (2, 478, 3)
+    assert landmarks.dtype == np.float32
+    off = np.abs(landmarks - renderer.portrait.landmarks)
+    lips = [index for row in (LIPS_UPPER_INNER, LIPS_LOWER_INNER) for index in row]
+    assert np.delete(off, lips, axis=1).max() < 0.01
+
+
+def test_landmarks_go_where_the_picture_goes(renderer):
+    resting = renderer.portrait.landmarks
+    shifted = renderer.landmarks(motion_of(translation=(0.05, 0, 0)))[0] - resting
+    assert shifted[1, 0] > 1
+    assert abs(shifted[1, 1]) < 0.1
+    opened = renderer.landmarks(motion_of(jawOpen=0.6))[0]
+    assert opened[14, 1] - opened[13, 1] > 3
+    blinked = renderer.landmarks(motion_of(eyeBlinkLeft=1.0))[0]
+    assert blinked[374, 1] - blinked[386, 1] < 0.3 * (resting[374, 1] - resting[386, 1])
+    looked = renderer.landmarks(motion_of(eyeLookOutLeft=0.5, eyeLookInRight=0.5))[0] - resting
+    assert (looked[[468, 473], 0] > 0.3).all()
+    assert np.abs(looked[:468]).max() < 0.01 + np.abs(looked[468:]).max()
+
+
+def test_landmarks_of_another_space_are_refused(renderer):
+    with pytest.raises(ValueError, match="implicit_keypoints"):
+        renderer.landmarks(FaceMotion.at_rest(1, 25, "implicit_keypoints"))
 
 
 def test_the_moving_region_leaves_the_pictures_corners(renderer):
