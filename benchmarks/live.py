@@ -1,6 +1,6 @@
 """How fast a live portrait is: latency to the first frame, and frames a second, motion alone and with the picture.
 
-    python benchmarks/live.py [--threads 1 2] [--speech S] [--size 512] [--look-ahead 12]
+    python benchmarks/live.py [--model pocket] [--threads 1 2] [--speech S] [--size 512] [--look-ahead 12]
 
 Sound is given in pieces of 40 ms as fast as they are taken. The first frame's latency is the sound it waits for plus
 the compute after the last piece of it. Every measurement begins a new stream, after one has warmed up.
@@ -41,6 +41,7 @@ def _pictures(motion, renderer):
 def main() -> None:
     """Print a line per number of threads, without and with the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="pocket", help="as in `talking-portrait live`")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--speech", type=Path, default=ROOT / "workflows/assets/demo_speech.wav")
     parser.add_argument("--size", type=int, default=512)
@@ -61,10 +62,9 @@ def main() -> None:
         cv2.setNumThreads(threads)
         torch.set_num_threads(threads)
         for name, drawn in (("motion alone", None), (f"with {arguments.size} px", renderer)):
-            measure(motion_stream(look_ahead=arguments.look_ahead), waveform[:32000], drawn)
-            heard, first, frames, spent, cpu = measure(
-                motion_stream(look_ahead=arguments.look_ahead), waveform, drawn
-            )
+            chosen = {"name": arguments.model, "look_ahead": arguments.look_ahead}
+            measure(motion_stream(**chosen), waveform[:32000], drawn)
+            heard, first, frames, spent, cpu = measure(motion_stream(**chosen), waveform, drawn)
             sys.stdout.write(
                 f"{threads} thread(s), {name:12s}: first frame {heard + first:.3f} s ({heard:.3f} s of sound, "
                 f"{first:.3f} s of compute); {frames / spent:5.1f} frames/s; "

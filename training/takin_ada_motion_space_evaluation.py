@@ -59,11 +59,14 @@ class Leakage:
     """What changes when only the source's expression does, its pose and the driver being the same.
 
     source, output: mean absolute change of the pictures (0..1). keypoints: of the driving keypoints, half sides.
+    through_canonical: of the output when the source picture stays too and only the canonical keypoints that the driver
+    is placed by are those of the other expression: what equation 1 can help, apart from what the picture carries over.
     """
 
     source: float
     output: float
     keypoints: float
+    through_canonical: float
 
     @property
     def ratio(self) -> float:
@@ -162,8 +165,18 @@ def leakage(networks: MotionSpaceNetworks, still_heads: FrameSet) -> Leakage:
         sources = pictures_of(still_heads, index[1:])
         drivers = pictures_of(still_heads, np.repeat(index[:1], len(index) - 1))
         outputs, keypoints = driven(networks, sources, drivers)
-        changes.append(tuple(float(v.diff(dim=0).abs().mean()) for v in (sources, outputs, keypoints)))
+        exchanged = _drawn_by(networks, sources[:1], keypoints)
+        parts = (sources, outputs, keypoints, exchanged)
+        changes.append(tuple(float(v.diff(dim=0).abs().mean()) for v in parts))
     return Leakage(*(float(v) for v in np.mean(changes, axis=0)))
+
+
+@torch.no_grad()
+def _drawn_by(networks: MotionSpaceNetworks, source: Tensor, keypoints: Tensor) -> Tensor:
+    """Return one source picture (1, 3, S, S) drawn at each of the driving keypoints (N, K, 3)."""
+    picture = network_pictures(source, networks.parameters_used.picture_size)
+    still = networks.keypoints(networks.motion(picture))
+    return torch.cat([networks.render_keypoints(picture, still, one[None]) for one in keypoints])
 
 
 def following(
