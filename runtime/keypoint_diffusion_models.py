@@ -58,13 +58,15 @@ def _embedded_choices() -> list[str]:
 
 
 def _trained_files() -> dict[str, tuple[str, Path]]:
-    """Return {file name: (kind, path)}."""
+    """Return {file name: (kind, path)}; the second of two files of one name goes by its folder too."""
     files: dict[str, tuple[str, Path]] = {}
     for kind, entry in TRAINED_ENTRIES.items():
         for folder in host().model_folders(kind):
             for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
-                if entry in safetensors_metadata(path):
-                    files.setdefault(path.name, (kind, path))
+                if entry not in safetensors_metadata(path):
+                    continue
+                taken = files.get(path.name, (kind, path))[0] != kind
+                files.setdefault(f"{kind}/{path.name}" if taken else path.name, (kind, path))
     return files
 
 

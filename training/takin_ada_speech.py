@@ -172,11 +172,12 @@ def averaged_expression(expression: Tensor, frames: int) -> Tensor:
     expression: (..., N, E). An even number of frames reaches one further back than ahead.
     """
     length = expression.shape[-2]
-    sums = F.pad(expression.double().cumsum(dim=-2), (0, 0, 1, 0))  # differences of long sums are small
-    centre = torch.arange(length, device=expression.device)
+    rows = expression.cpu().double()  # differences of long sums are small, and some devices know no double
+    sums = F.pad(rows.cumsum(dim=-2), (0, 0, 1, 0))
+    centre = torch.arange(length)
     low = (centre - frames // 2).clamp(min=0)
     high = (centre + (frames + 1) // 2).clamp(max=length)
-    return ((sums[..., high, :] - sums[..., low, :]) / (high - low)[:, None]).to(expression.dtype)
+    return ((sums[..., high, :] - sums[..., low, :]) / (high - low)[:, None]).to(expression)
 
 
 def step_generator(seed: int, stream: int, step: int) -> np.random.Generator:
@@ -201,7 +202,7 @@ def set_statistics(model: TakinADAModel, clips: Sequence[SpeechSource]) -> None:
     shown = [i for i in range(1, len(EMOTION_NAMES)) if weights[:, i].any()]
     columns = list(model.parameters_used.layout.expression)
     means = np.stack([clip.motion[:, columns].mean(axis=0) for clip in labelled]).astype(np.float64)
-    mean, std = (getattr(model, f"motion_{name}")[columns].double().numpy() for name in ("mean", "std"))
+    mean, std = (getattr(model, f"motion_{name}")[columns].cpu().double().numpy() for name in ("mean", "std"))
     design = np.concatenate([np.ones((len(labelled), 1)), weights[:, shown]], axis=1)
     solved = np.linalg.lstsq(design, (means - mean) / std, rcond=None)[0]
     model.neutral_emotion.copy_(torch.from_numpy(solved[0]))

@@ -260,6 +260,8 @@ def fit(
             raise ValueError(f"{name} is {steps}, expected at least 1")
     if minutes is not None and not minutes > 0:
         raise ValueError(f"minutes is {minutes}, expected a number above 0")
+    if until is not None and until < 1:
+        raise ValueError(f"until is {until}, expected the number of a step, 1 or later")
     stop = trainer.recipe.steps if until is None else min(until, trainer.recipe.steps)
     began, seen = time.monotonic(), []
     while trainer.step < stop:

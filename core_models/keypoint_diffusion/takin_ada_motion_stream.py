@@ -55,6 +55,7 @@ class ListenerEar:
         self._stream = ListenerStream(model.listener, blocks, float(scale_decibels(FLOOR_DB)))
 
     def push(self, waveform: np.ndarray) -> Tensor | None:
+        """See `Ear`."""
         self._mel.push(waveform)
         columns, made = MEL_PER_STEP * self._blocks.block, []
         while self._mel.has(self._mel.columns + columns):
@@ -62,6 +63,7 @@ class ListenerEar:
         return _joined(made)
 
     def finish(self, steps: int) -> Tensor | None:
+        """See `Ear`."""
         heard = self._stream.push(self._heard(max(self._mel.columns, MEL_PER_STEP * steps)))
         return _joined([heard, self._stream.finish(steps)])
 
@@ -78,12 +80,18 @@ class HubertEar:
 
     def __init__(self, stream: FeatureStream, steps_ahead: int, like: Tensor) -> None:
         self._stream, self.steps_ahead, self._like = stream, steps_ahead, like
+        self._heard = False
 
     def push(self, waveform: np.ndarray) -> Tensor | None:
+        """See `Ear`."""
+        self._heard = self._heard or len(waveform) > 0
         return self._states(self._stream.push(waveform))
 
     def finish(self, steps: int) -> Tensor | None:
-        return self._states(self._stream.finish(steps))
+        """See `Ear`."""
+        if not self._heard:
+            self._stream.push(np.zeros(1, np.float32))  # no sound at all is silence
+        return self._states(self._stream.finish(steps // STEPS_PER_FRAME))
 
     def _states(self, features: Tensor | None) -> Tensor | None:
         return None if features is None else features.permute(1, 0, 2)[None].to(self._like)
@@ -165,7 +173,7 @@ class TakinADAMotionStream:
     def _keep(self, made: MadeFrames | None) -> None:
         if made is None:
             return
-        vectors = self._model.denormalise(made.scores[0]).double().cpu().numpy()
+        vectors = self._model.denormalise(made.scores[0]).cpu().double().numpy()
         closed = None if made.closed is None else made.closed.float().cpu().numpy()
         if self._vectors is not None:
             vectors = np.concatenate([self._vectors, vectors])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,7 @@ def speaking_keypoints(
     made = sample_scores(
         model, embedding, options.sampling, direction, progress, _pictures(model, preview, frames)
     )
-    vectors = model.denormalise(made.scores).double().cpu().numpy()
+    vectors = model.denormalise(made.scores).cpu().double().numpy()
     motions = [placed_on(source, rows) for rows in vectors]
     return [
         shaped(motion, options.portrait, seed, embedding.duration, pose)
@@ -218,9 +219,9 @@ def heard_emotion(model: TakinADAModel, embedding: AudioEmbedding) -> np.ndarray
     with torch.inference_mode():
         speech = model.heard(hidden_states(model, embedding, frames))
         heard = model.adapters["emotion"].predict(speech)[0][0] - model.neutral_emotion
-    vectors = model.affective_vectors.double().cpu().numpy()
+    vectors = model.affective_vectors.cpu().double().numpy()
     rows = np.zeros((frames, len(vectors)), np.float32)
-    for index, row in enumerate(heard.double().cpu().numpy()):
+    for index, row in enumerate(heard.cpu().double().numpy()):
         rows[index, 1:] = nnls(vectors[1:].T, row)[0]
     return rows
 
@@ -242,7 +243,9 @@ def _require_space(model: TakinADAModel, space: str) -> None:
         raise ValueError(f"this Takin-ADA model makes motion in the {made} space, not in the {space} space")
 
 
-def _pictures(model: TakinADAModel, preview: PreviewCallback | None, total: int):
+def _pictures(
+    model: TakinADAModel, preview: PreviewCallback | None, total: int
+) -> Callable[[Tensor], None] | None:
     """Return what shows the first variation's head angles and mouth as far as they are made, or None."""
     if preview is None:
         return None

@@ -150,9 +150,17 @@ def sample_scores(
         return make(model, hidden, parameters, direction, progress, piece_done)
 
 
-def _in_pieces(model, hidden, parameters, direction, progress, piece_done) -> MadeFrames:
+def _in_pieces(
+    model: TakinADAModel,
+    hidden: Tensor,
+    parameters: TakinADASamplingParameters,
+    direction: Direction,
+    progress: ProgressCallback | None,
+    piece_done: Callable[[Tensor], None] | None,
+) -> MadeFrames:
     pieces = hidden.split(STEPS_PER_FRAME * PIECE_FRAMES, dim=2)
-    step_done = _counted(progress, (len(pieces) + 1) * parameters.steps)
+    total = (len(pieces) + 1) * parameters.steps
+    step_done = _counted(progress, total)
     stream = ScoreStream(model, parameters.denoising, direction, step_done)
     made: list[MadeFrames] = []
     for piece in [*pieces, None]:
@@ -161,11 +169,20 @@ def _in_pieces(model, hidden, parameters, direction, progress, piece_done) -> Ma
             made.append(new)
             if piece_done is not None:
                 piece_done(torch.cat([one.scores for one in made], dim=1))
+    if progress is not None:
+        progress(total, total)  # of a short clip one push gives nothing
     closed = None if made[0].closed is None else torch.cat([one.closed for one in made])
     return MadeFrames(torch.cat([one.scores for one in made], dim=1), closed)
 
 
-def _in_windows(model, hidden, parameters, direction, progress, piece_done) -> MadeFrames:
+def _in_windows(
+    model: TakinADAModel,
+    hidden: Tensor,
+    parameters: TakinADASamplingParameters,
+    direction: Direction,
+    progress: ProgressCallback | None,
+    piece_done: Callable[[Tensor], None] | None,
+) -> MadeFrames:
     speech = model.heard(hidden)
     frames, denoising = speech.shape[1], parameters.denoising
     closed = model.closure_logits(speech)[0].sigmoid() if model.parameters_used.closes_lips else None

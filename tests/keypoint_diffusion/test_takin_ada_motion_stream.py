@@ -8,7 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from talking_portrait.core_models.audio.frame_clock import frame_count
-from talking_portrait.core_models.audio.listening_windows import FeatureStream, ListeningWindows
+from talking_portrait.core_models.audio.listening_windows import (
+    FeatureStream,
+    ListeningWindows,
+    features_in_blocks,
+)
 from talking_portrait.core_models.audio.mel import FLOOR_DB, mel_decibels, scale_decibels
 from talking_portrait.core_models.audio.mel_stream import RunningLevel, raised_decibels
 from talking_portrait.core_models.keypoint_diffusion.motion_stream import stream_motion
@@ -24,7 +28,15 @@ from talking_portrait.core_models.keypoint_diffusion.takin_ada_performance impor
 )
 from talking_portrait.core_models.types import AudioEmbedding, Emotion
 
-from .takin_ada_models import SMALL, SMALL_KEYPOINTS, SMALL_LISTENING, SMALL_STREAMING, takin_ada
+from .takin_ada_models import (
+    LAYERS,
+    SMALL,
+    SMALL_KEYPOINTS,
+    SMALL_LISTENING,
+    SMALL_STREAMING,
+    SPEECH_WIDTH,
+    takin_ada,
+)
 
 HAPPY = Emotion.mixed({"happy": 0.8})
 STILL = {"blinks_per_minute": 0.0, "gaze": False}
@@ -158,19 +170,25 @@ class TestHubert:
             row = steps[:, : p.layers * p.speech_width].reshape(-1, p.layers, p.speech_width)
             return row.float()
 
-        windows = ListeningWindows(10, 20, 4)
-        whole = None
+        windows, waveform = ListeningWindows(10, 20, 4), sound(1.96)  # ends within a block
+        heard = features_in_blocks(encode, waveform, windows, total_frames=49)
+        embedding = AudioEmbedding(heard, 50.0, 1.96, "hubert")
+        made = speaking_face(model, embedding, HAPPY, options())[0]
         for chunk in (640, 5000):
-            ear = HubertEar(
-                FeatureStream(encode, windows),
-                windows.block_steps - 1 + windows.ahead_steps,
-                model.motion_mean,
-            )
-            made = stream_motion(face_stream(model, HAPPY, options(), ear), sound(2.0), chunk)
-            assert made.frame_count == 50
-            if whole is not None:
-                np.testing.assert_allclose(made.expression, whole.expression, atol=1e-5)
-            whole = made
+            ear = HubertEar(FeatureStream(encode, windows), windows.block_steps + 3, model.motion_mean)
+            streamed = stream_motion(face_stream(model, HAPPY, options(), ear), waveform, chunk)
+            assert streamed.frame_count == made.frame_count == 49
+            np.testing.assert_allclose(streamed.expression, made.expression, atol=1e-5)
+
+    def test_the_ear_gives_as_many_steps_as_are_asked_for(self):
+        def encode(waveform: np.ndarray) -> torch.Tensor:
+            return torch.ones(len(waveform) // 320, LAYERS, SPEECH_WIDTH)
+
+        for seconds in (0.0, 0.5, 1.96):
+            ear = HubertEar(FeatureStream(encode, ListeningWindows(10, 20, 4)), 13, torch.zeros(1))
+            frames, parts = frame_count(seconds, 25), [ear.push(sound(seconds))]
+            parts.append(ear.finish(2 * frames))
+            assert sum(0 if part is None else part.shape[2] for part in parts) == 2 * frames
 
     def test_a_model_that_hears_hubert_needs_an_ear(self):
         with pytest.raises(ValueError, match="give the stream an ear"):
