@@ -16,10 +16,14 @@ from ..core_models.whole_file import renamed_when_whole
 RAW_FORMATS = ("rgb24", "bgr24")
 
 
+class ReaderGoneError(Exception):
+    """Nobody reads the raw frames any more."""
+
+
 class FrameSink(Protocol):
     """Takes frames and the sound that belongs to them.
 
-    channels: of the sound it takes. may_block: whether taking a frame may wait for somebody else.
+    channels: of the sound it takes, 0 for none. may_block: whether taking a frame may wait for somebody else.
     """
 
     channels: int
@@ -76,16 +80,19 @@ class VideoFile:
     may_block = False
 
     def __init__(self, target: Path, fps: float, sample_rate: int, channels: int) -> None:
-        self._stack = ExitStack()
+        """Begin a file. sample_rate, channels: of the sound; a count that AAC does not know is taken as one channel.
+
+        Raises OSError when the folder is missing or cannot be written to. Nothing is left after an error.
+        """
         self.channels = channels if channels in AAC_LAYOUTS else 1
         self._sound = GrowingSound(sample_rate, self.channels)
-        unfinished = self._stack.enter_context(renamed_when_whole(target))
         options = {"movie_timescale": str(sample_rate)}
-        self._container = self._stack.enter_context(
-            av.open(str(unfinished), "w", format="mp4", options=options)
-        )
         settings = {"crf": str(DEFAULT_CRF), "preset": DEFAULT_PRESET, "tune": "zerolatency"}
-        self._encoder = VideoEncoder(self._container, exact_rate(fps), self._sound, settings)
+        with ExitStack() as stack:
+            unfinished = stack.enter_context(renamed_when_whole(target))
+            container = stack.enter_context(av.open(str(unfinished), "w", format="mp4", options=options))
+            self._encoder = VideoEncoder(container, exact_rate(fps), self._sound, settings)
+            self._stack = stack.pop_all()
 
     def frame(self, frame: np.ndarray) -> None:
         """See `FrameSink`."""
@@ -118,7 +125,7 @@ class _AbandonedError(Exception):
 class RawFrames:
     """Frames as bytes, rows from the top, one after the other, without a header. The sound is left out."""
 
-    channels = 1
+    channels = 0
     may_block = True
 
     def __init__(self, stream: BinaryIO, pixel_format: str = "rgb24") -> None:
@@ -127,9 +134,12 @@ class RawFrames:
         self._stream, self._swap = stream, pixel_format == "bgr24"
 
     def frame(self, frame: np.ndarray) -> None:
-        """See `FrameSink`. Raises BrokenPipeError when nobody reads any more."""
-        self._stream.write(np.ascontiguousarray(frame[..., ::-1] if self._swap else frame).tobytes())
-        self._stream.flush()
+        """See `FrameSink`. Raises ReaderGoneError when nobody reads any more."""
+        try:
+            self._stream.write(np.ascontiguousarray(frame[..., ::-1] if self._swap else frame).tobytes())
+            self._stream.flush()
+        except BrokenPipeError as error:
+            raise ReaderGoneError("nobody reads the frames any more") from error
 
     def sound(self, waveform: np.ndarray) -> None:
         """Leave it out."""

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import sys
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
+
+from .live_run import Interruption, LiveReport, LiveRun, Teller, let_go
 
 if TYPE_CHECKING:
     from ..core_models.keypoint_diffusion.motion_stream import MotionStream
     from ..core_models.rendering.mesh import MeshRenderer
-    from ..core_models.types import Emotion, FaceMotion, Portrait
+    from ..core_models.types import Emotion, Portrait
     from .frame_sinks import FrameSink
-    from .sound_sources import ReadAhead, SoundPiece
+    from .sound_sources import SoundPiece
 
 EXIT_OK, EXIT_INTERRUPTED = 0, 130
-TOLD_EVERY = 0.5
-"""Seconds between lines on how far it is."""
+WARM_UP_SECONDS = 0.1
+"""Silence that is made a picture of before the sound: what is loaded on first use must not make a frame late."""
+MODEL_HELP = (
+    "what turns sound into motion: pocket (the default), takin_pocket where this package has it, or the .safetensors "
+    "file of a streaming Takin-ADA model over blendshapes ('talking-portrait train takin-ada speech --made')"
+)
 
 
 def add_live_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def add_live_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument("--microphone", metavar="NAME", nargs="?", const="", help="listen to a microphone")
     parser.add_argument("--rate", type=int, help="Hz of raw samples on standard input (16 bit little-endian)")
-    parser.add_argument("--channels", type=int, default=1, help="of raw samples (default 1)")
+    parser.add_argument("--channels", type=int, help="of raw samples (default 1)")
     parser.add_argument("--paced", action="store_true", help="play a file no faster than it sounds")
     parser.add_argument(
         "--stall-seconds", type=float, default=5.0, help="end when no sound came for so long (default 5)"
@@ -47,9 +47,7 @@ def add_live_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=int, default=0, help="longest side of the video in pixels (default: as is)"
     )
-    parser.add_argument(
-        "--model", default="pocket", help="what turns sound into motion (default %(default)s)"
-    )
+    parser.add_argument("--model", metavar="M", default="pocket", help=MODEL_HELP)
     parser.add_argument(
         "--emotion", metavar="E[:strength]", default="neutral", help="such as happy or sad:0.5"
     )
@@ -60,61 +58,88 @@ def add_live_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="X.mp4", default="live.mp4", help="- for raw frames on standard output"
     )
-    parser.add_argument("--format", choices=("rgb24", "bgr24"), default="rgb24", help="of raw frames")
+    parser.add_argument("--format", choices=("rgb24", "bgr24"), help="of raw frames (default rgb24)")
     parser.add_argument("--json", action="store_true", help="report as JSON")
     parser.set_defaults(command=live_command)
-
-
-@dataclass(frozen=True)
-class LiveReport:
-    """What a live run did.
-
-    frames, seconds: of the video. sound_for_first_frame: seconds of sound that had come in when the first frame was
-    made. compute_to_first_frame: seconds of work from the last of that sound to the frame. frames_per_second: frames
-    over seconds of work (motion, picture, writing), waiting left out. real_time_factor: seconds of work a second of
-    video; below 1 is faster than real time. ended: "end", "stall", "interrupt" or "reader gone".
-    """
-
-    frames: int
-    seconds: float
-    sound_for_first_frame: float
-    compute_to_first_frame: float
-    frames_per_second: float
-    real_time_factor: float
-    ended: str
 
 
 def live_command(arguments: argparse.Namespace) -> int:
     """Run until the sound ends and report; return 0, or 130 after Ctrl-C.
 
     After Ctrl-C the frames made so far are kept: the file is closed properly under its name. A second one leaves none.
+    What a source raises after some sound is raised when the frames made so far are kept and reported. A reader of
+    frames or of text that goes away is no error.
     """
     from ..core_models.rendering.mesh import MeshRenderer
     from ..runtime.motion_streams import motion_stream
     from .demo import checked_target
     from .sound_sources import ReadAhead
 
+    require_fitting(arguments)
     raw = arguments.out == "-"
     target = None if raw else checked_target(Path(arguments.out))
     chosen = arguments.model, parsed_emotion(arguments.emotion), arguments.seed, arguments.look_ahead
     stream, warm_up = motion_stream(*chosen), motion_stream(*chosen)
     renderer = MeshRenderer(read_portrait(arguments.portrait, arguments.size))
-    for _ in renderer.frames(warm_up.finish()):
-        pass  # what is loaded on first use must not make the first frame late
+    width, height = _warmed_up(warm_up, renderer)
+    pixel_format = arguments.format or "rgb24"
     interruption = Interruption()
-    source = ReadAhead(sound_pieces(arguments), arguments.stall_seconds, lambda: interruption.asked)
-    with interruption.listening():
-        run = LiveRun(stream, renderer, interruption, _Teller())
-        report = run.through(source, lambda piece: _sink(piece, stream, target, arguments.format))
+    run = LiveRun(stream, renderer, interruption, Teller())
+    with (
+        ReadAhead(sound_pieces(arguments), arguments.stall_seconds, lambda: interruption.asked) as source,
+        interruption.listening(),
+    ):
+        if raw:
+            _say(f"{width}x{height} {pixel_format} at {stream.fps:g} fps", sys.stderr)
+        report = run.through(source, lambda piece: _sink(piece, stream, target, pixel_format))
     if report.ended == "reader gone":
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go(sys.stdout)
     if source.stalled:
-        sys.stderr.write(f"no sound came for {arguments.stall_seconds:g} s: finished with what there was\n")
+        _say(f"no sound came for {source.stall_seconds:g} s: finished with what there was", sys.stderr)
     if target is not None and report.frames:
-        sys.stderr.write(f"{target}\n")
+        _say(str(target), sys.stderr)
     text = json.dumps(asdict(report)) if arguments.json else _described(report)
-    (sys.stderr if raw else sys.stdout).write(f"{text}\n")
+    _say(text, sys.stderr if raw else sys.stdout)
+    if run.source_error is not None:
+        raise run.source_error
     return EXIT_INTERRUPTED if report.ended == "interrupt" else EXIT_OK
+
+
+def _warmed_up(stream: MotionStream, renderer: MeshRenderer) -> tuple[int, int]:
+    """Return width and height of the frames of a stream that is of no other use."""
+    import numpy as np
+
+    silence = np.zeros(round(WARM_UP_SECONDS * stream.sample_rate), np.float32)
+    motions = [stream.push(silence), stream.finish()]
+    frames = [frame for motion in motions if motion is not None for frame in renderer.frames(motion)]
+    height, width = frames[-1].shape[:2]
+    return width, height
+
+
+def _say(line: str, stream: TextIO) -> None:
+    """Write a line. A reader that has gone away has seen enough."""
+    try:
+        stream.write(f"{line}\n")
+        stream.flush()
+    except BrokenPipeError:
+        let_go(stream)
+
+
+def require_fitting(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for options that do nothing with the others, or are out of range."""
+    piped = arguments.microphone is None and arguments.speech == "-"
+    for option in ("rate", "channels"):
+        value = getattr(arguments, option)
+        if value is not None and not piped:
+            raise ValueError(f"--{option} is of raw samples on standard input: it needs --speech -")
+        if value is not None and value < 1:
+            raise ValueError(f"--{option} is {value}, expected at least 1")
+    if arguments.channels is not None and arguments.rate is None:
+        raise ValueError("--channels is of raw samples: say their --rate too, or leave it out for a WAV")
+    if arguments.paced and (piped or arguments.microphone is not None):
+        raise ValueError("--paced is for sound files: a pipe and a microphone come at a pace of their own")
+    if arguments.format is not None and arguments.out != "-":
+        raise ValueError(f"--format {arguments.format} is of raw frames: it needs --out -")
 
 
 def sound_pieces(arguments: argparse.Namespace) -> Iterator[SoundPiece]:
@@ -125,10 +150,6 @@ def sound_pieces(arguments: argparse.Namespace) -> Iterator[SoundPiece]:
     if arguments.microphone is not None:
         return sources.microphone_pieces(arguments.microphone or None)
     if arguments.speech == "-":
-        if arguments.channels < 1 or (arguments.rate is not None and arguments.rate < 1):
-            raise ValueError(
-                f"--channels {arguments.channels} and --rate {arguments.rate}: both must be above 0"
-            )
         return sources.pipe_pieces(sources.standard_input, arguments.rate, arguments.channels)
     path = Path(arguments.speech or DEMO_SPEECH_FILE).expanduser()
     if not path.is_file():
@@ -187,144 +208,9 @@ def _sink(piece: SoundPiece, stream: MotionStream, target: Path | None, pixel_fo
     return VideoFile(target, stream.fps, sound_rate_for_file(piece.sample_rate), len(piece.waveform))
 
 
-class Interruption:
-    """Ctrl-C: the first one asks the work to end, a second one ends it; while a pipe is written to, the first does."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.at_once = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take Ctrl-C over inside a `with`."""
-
-        def on_interrupt(_number: int, _frame: FrameType | None) -> None:
-            again, self.asked = self.asked, True
-            if again or self.at_once:
-                raise KeyboardInterrupt
-
-        before = signal.signal(signal.SIGINT, on_interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-
-class LiveRun:
-    """One run: sound through the stream and the renderer into the sink."""
-
-    def __init__(
-        self,
-        stream: MotionStream,
-        renderer: MeshRenderer,
-        interruption: Interruption | None = None,
-        tell: _Teller | None = None,
-    ) -> None:
-        self._stream, self._renderer = stream, renderer
-        self._interruption, self._tell = interruption or Interruption(), tell
-        self._frames = 0
-        self._heard = self._work = 0.0
-        self._first: tuple[float, float] | None = None
-        self._arrivals: deque[tuple[float, float]] = deque()
-
-    def through(self, source: ReadAhead, open_sink: Callable[[SoundPiece], FrameSink]) -> LiveReport:
-        """Run to the end and return the report. open_sink: gives the sink, told the first piece of sound."""
-        sink, ended = None, "end"
-        try:
-            for piece, arrival in source:
-                if sink is None:
-                    sink = open_sink(piece)
-                    self._prepare(sink, piece)
-                self._step(sink, piece, arrival)
-            if sink is None and not self._interruption.asked:
-                raise ValueError("the source ended before any sound came")
-            ended = "stall" if source.stalled else "interrupt" if self._interruption.asked else "end"
-            if sink is not None:
-                self._finish(sink)
-            if self._interruption.asked:
-                ended = "interrupt"
-        except BrokenPipeError:
-            ended = "reader gone"
-        except BaseException:
-            if sink is not None:
-                sink.abandon()
-            raise
-        return self._report(ended)
-
-    def _prepare(self, sink: FrameSink, piece: SoundPiece) -> None:
-        from .frame_sinks import sound_rate_for_file
-        from .sound_sources import Resampler
-
-        self._for_file = Resampler(sound_rate_for_file(piece.sample_rate), sink.channels)
-        self._for_model = Resampler(self._stream.sample_rate, 1)
-
-    def _step(self, sink: FrameSink, piece: SoundPiece, arrival: float) -> None:
-        start = time.perf_counter()
-        self._heard += piece.waveform.shape[1] / piece.sample_rate
-        self._arrivals.append((self._heard, arrival))
-        sink.sound(self._for_file.push(piece))
-        self._show(sink, self._stream.push(self._for_model.push(piece)[0]), start)
-        self._work += time.perf_counter() - start
-
-    def _finish(self, sink: FrameSink) -> None:
-        """Make the frames that wait for more sound, unless Ctrl-C came, and close the sink."""
-        start = time.perf_counter()
-        if not self._interruption.asked:
-            sink.sound(self._for_file.finish())
-            self._show(sink, self._stream.push(self._for_model.finish()[0]), start)
-            self._show(sink, self._stream.finish(), start)
-        sink.close()
-        self._work += time.perf_counter() - start
-
-    def _show(self, sink: FrameSink, motion: FaceMotion | None, start: float) -> None:
-        for frame in () if motion is None else self._renderer.frames(motion):
-            if self._interruption.asked:
-                return
-            self._interruption.at_once = sink.may_block
-            sink.frame(frame)
-            self._interruption.at_once = False
-            self._frames += 1
-            now = time.perf_counter()
-            if self._first is None:
-                self._first = self._heard, now - start
-            if self._tell is not None:
-                self._tell.frame(self._frames, self._work + now - start, self._delay())
-
-    def _delay(self) -> float:
-        """Return seconds since the sound of the newest frame came in."""
-        end = self._frames / self._stream.fps
-        while len(self._arrivals) > 1 and self._arrivals[0][0] < end:
-            self._arrivals.popleft()
-        return time.monotonic() - self._arrivals[0][1]
-
-    def _report(self, ended: str) -> LiveReport:
-        sound, compute = self._first or (0.0, 0.0)
-        seconds = self._frames / self._stream.fps
-        rate = self._frames / self._work if self._work else 0.0
-        factor = self._work / seconds if seconds else 0.0
-        return LiveReport(self._frames, seconds, sound, compute, rate, factor, ended)
-
-
-class _Teller:
-    """One line on stderr that says how far it is."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def frame(self, frames: int, work: float, delay: float) -> None:
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + TOLD_EVERY
-        end = "\r" if sys.stderr.isatty() else "\n"
-        sys.stderr.write(
-            f"{frames} frames, {frames / work:.0f} frames/s, {delay:.2f} s behind the sound{end}"
-        )
-        sys.stderr.flush()
-
-
 def _described(report: LiveReport) -> str:
     return (
-        f"{report.frames} frames, {report.seconds:.2f} s ({report.ended})\n"
+        f"{report.frames} frames of {report.width}x{report.height}, {report.seconds:.2f} s ({report.ended})\n"
         f"first frame: after {report.sound_for_first_frame:.2f} s of sound and "
         f"{report.compute_to_first_frame:.3f} s of compute\n"
         f"{report.frames_per_second:.1f} frames a second of compute, "

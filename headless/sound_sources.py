@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,10 @@ PCM, FLOAT = 1, 3
 EXTENSIBLE = 0xFFFE
 WAV_TYPES = {(PCM, 16): ("<i2", 2.0**15), (PCM, 32): ("<i4", 2.0**31), (FLOAT, 32): ("<f4", 1.0)}
 """(format, bits) of a WAV header -> samples' type and full scale."""
+UNKNOWN_LENGTH = 0x7FFFF000
+"""From here on, and 0: what programs that write into a pipe give as the length of samples they do not know yet."""
+CLOSING_SECONDS = 0.2
+"""How long closing a source waits for it."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,17 @@ def _decoded(container: av.container.InputContainer, name: str) -> Iterator[Soun
 
 
 def microphone_pieces(name: str | None = None) -> Iterator[SoundPiece]:
-    """Yield the sound of a microphone for ever. Raises OSError with what to do when it cannot be opened."""
+    """Yield the sound of a microphone for ever.
+
+    Raises OSError with what to do when it cannot be opened, ValueError as `microphone_device` does.
+    """
     formats = MICROPHONE_FORMATS.get(sys.platform, ("alsa",))
     built_in = [form for form in formats if form in av.formats_available]
     if not built_in:
         raise OSError(
             f"this PyAV has no sound input ({', '.join(formats)}); pipe it in with --speech - instead"
         )
-    device = {"avfoundation": f":{name or 0}", "dshow": f"audio={name}"}.get(built_in[0], name or "default")
+    device = microphone_device(built_in[0], name)
     try:
         container = av.open(device, format=built_in[0])
     except (av.error.FFmpegError, OSError) as error:
@@ -88,38 +96,82 @@ def microphone_pieces(name: str | None = None) -> Iterator[SoundPiece]:
         yield from _decoded(container, f"microphone {device}")
 
 
+def microphone_device(form: str, name: str | None) -> str:
+    """Return how ffmpeg's input device `form` calls a microphone; None is the system's default one.
+
+    Raises ValueError for dshow without a name: it knows no default.
+    """
+    if form == "dshow" and not name:
+        raise ValueError(
+            "--microphone needs a NAME on Windows, which has no default one for dshow: "
+            "'ffmpeg -list_devices true -f dshow -i dummy' lists them"
+        )
+    if form == "dshow":
+        return f"audio={name}"
+    return f":{name or 0}" if form == "avfoundation" else name or "default"
+
+
 def pipe_pieces(
-    read: Callable[[int], bytes], sample_rate: int | None = None, channels: int = 1
+    read: Callable[[int], bytes], sample_rate: int | None = None, channels: int | None = None
 ) -> Iterator[SoundPiece]:
     """Yield the sound of a pipe: WAV if it begins with a WAV header, else raw 16 bit little-endian samples.
 
     read: returns at most that many bytes, as soon as there are any, and none at the end.
-    sample_rate, channels: of raw samples. A part of a sample at the end is left out, with a warning.
-    Raises ValueError for raw samples without a rate, and for a WAV of another format.
+    sample_rate, channels: of raw samples; channels is 1 where it is left out. A part of a sample at the end is left
+    out, with a warning. What follows a WAV's samples is not read.
+    Raises ValueError for a pipe that ends before its first byte, raw samples without a rate, a WAV with one, and a WAV
+    of another format.
     """
     head = _exactly(read, 12)
-    kind, scale, rest = "<i2", 2.0**15, head
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        kind, scale, channels, sample_rate = _wav_format(read)
-        rest = b""
-    elif sample_rate is None:
-        raise ValueError(
-            "the pipe has no WAV header: say what the raw samples are with --rate and --channels"
-        )
-    size = np.dtype(kind).itemsize * channels
-    wanted = max(size, round(PIECE_SECONDS * sample_rate) * size)
+    form = _pipe_format(head, read, sample_rate, channels)
+    size = np.dtype(form.kind).itemsize * form.channels
+    wanted = max(size, round(PIECE_SECONDS * form.sample_rate) * size)
+    rest = b"" if form.is_wav else head
+    left = math.inf if form.length is None else form.length
     while True:
-        data = read(wanted)
+        data = read(min(wanted, left))
+        left -= len(data)
         rest += data
         whole = len(rest) // size * size
         if whole:
-            samples = np.frombuffer(rest[:whole], kind).reshape(-1, channels).T
-            yield SoundPiece((samples / scale).astype(np.float32), sample_rate)
+            samples = np.frombuffer(rest[:whole], form.kind).reshape(-1, form.channels).T
+            yield SoundPiece((samples / form.full_scale).astype(np.float32), form.sample_rate)
             rest = rest[whole:]
-        if not data:
+        if not data or not left:
             break
     if rest:
         logger.warning("the sound ends in the middle of a sample: its last %d bytes are left out", len(rest))
+
+
+@dataclass(frozen=True)
+class _PipeFormat:
+    """kind: numpy's name of the samples' type. length: bytes of samples, None as many as come."""
+
+    kind: str
+    full_scale: float
+    channels: int
+    sample_rate: int
+    length: int | None = None
+    is_wav: bool = False
+
+
+def _pipe_format(
+    head: bytes, read: Callable[[int], bytes], sample_rate: int | None, channels: int | None
+) -> _PipeFormat:
+    """Return what a pipe that begins with `head` holds; of a WAV, read up to its samples."""
+    if not head:
+        raise ValueError("the pipe ended before any sound came: look at what the program that fills it says")
+    if head[:4] == b"RIFF" and b"WAVE".startswith(head[8:12]):
+        if sample_rate is not None or channels is not None:
+            raise ValueError(
+                "the pipe begins with a WAV header, which says what its samples are: leave out --rate and --channels"
+            )
+        return _wav_format(read)
+    if sample_rate is None:
+        raise ValueError(
+            "the pipe has no WAV header: say what the raw samples are with --rate and --channels"
+        )
+    return _PipeFormat("<i2", 2.0**15, 1 if channels is None else channels, sample_rate)
 
 
 def _exactly(read: Callable[[int], bytes], count: int) -> bytes:
@@ -133,8 +185,8 @@ def _exactly(read: Callable[[int], bytes], count: int) -> bytes:
     return data
 
 
-def _wav_format(read: Callable[[int], bytes]) -> tuple[str, float, int, int]:
-    """Read up to the samples of a WAV; return their type, full scale, channels and rate."""
+def _wav_format(read: Callable[[int], bytes]) -> _PipeFormat:
+    """Read up to the samples of a WAV and return what they are."""
     found = None
     while True:
         header = _exactly(read, 8)
@@ -156,7 +208,8 @@ def _wav_format(read: Callable[[int], bytes]) -> tuple[str, float, int, int]:
             f"the WAV on the pipe has {bits} bits of format {form}, {channels} channels at {rate} Hz: 16 or 32 bits "
             "or 32 bit floats are read; convert it with ffmpeg -c:a pcm_s16le"
         )
-    return *WAV_TYPES[form, bits], channels, rate
+    known = 0 < length < UNKNOWN_LENGTH
+    return _PipeFormat(*WAV_TYPES[form, bits], channels, rate, length if known else None, is_wav=True)
 
 
 def standard_input(count: int) -> bytes:
@@ -219,11 +272,21 @@ def with_channels(waveform: np.ndarray, channels: int) -> np.ndarray:
     )
 
 
+def require_finite(piece: SoundPiece) -> None:
+    """Raise ValueError for a piece with NaN or infinite samples."""
+    broken = int(piece.waveform.size - np.isfinite(piece.waveform).sum())
+    if broken:
+        raise ValueError(
+            f"the sound has {broken} NaN or infinite samples among {piece.waveform.size}: repair its source"
+        )
+
+
 class ReadAhead:
     """A source read on a thread of its own, so that the work may time out or be stopped while it waits.
 
-    Iterating yields (piece, time.monotonic() when it came). It ends with the source, when `stopped` says so, or when
-    nothing came for `stall_seconds`: then `stalled` is True. What the source raises is raised here.
+    Iterating yields (piece, time.monotonic() when it came). It ends with the source, when `stopped` says so, when it is
+    closed, or when nothing came for `stall_seconds`: then `stalled` is True. What the source raises is raised here, and
+    ValueError for samples that are not finite. Leaving it as a `with` closes it.
     """
 
     def __init__(
@@ -233,28 +296,64 @@ class ReadAhead:
             raise ValueError(
                 f"the seconds after which a source has stalled are {stall_seconds}, expected more than 0"
             )
-        self.stalled = False
-        self._stall, self._stopped = stall_seconds, stopped
+        self.stalled, self.stall_seconds = False, stall_seconds
+        self._stopped = stopped
+        self._closed = threading.Event()
         self._waiting: queue.Queue = queue.Queue(WAITING_PIECES)
-        threading.Thread(target=self._read, args=(pieces,), daemon=True).start()
+        self._thread = threading.Thread(target=self._read, args=(pieces,), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> ReadAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the source go; a generator is closed, and with it its file or device.
+
+        Waits up to CLOSING_SECONDS. A source that is waiting for sound even then is closed as soon as some comes.
+        """
+        self._closed.set()
+        self._thread.join(CLOSING_SECONDS)
 
     def _read(self, pieces: Iterable[SoundPiece]) -> None:
         end: Exception | None = None
         try:
-            for piece in pieces:
-                self._waiting.put((piece, time.monotonic()))
+            self._pass_on(pieces)
         except Exception as error:  # noqa: BLE001 - raised again where the pieces are used
             end = error
-        self._waiting.put((end, 0.0))
+        self._put((end, 0.0))
+
+    def _pass_on(self, pieces: Iterable[SoundPiece]) -> None:
+        try:
+            for piece in pieces:
+                arrival = time.monotonic()
+                require_finite(piece)
+                if not self._put((piece, arrival)):
+                    return
+        finally:
+            if isinstance(pieces, Generator):
+                pieces.close()
+
+    def _put(self, item: tuple[SoundPiece | Exception | None, float]) -> bool:
+        """Wait until there is room; return False when nobody wants it any more."""
+        while not self._closed.is_set():
+            try:
+                self._waiting.put(item, timeout=POLL_SECONDS)
+            except queue.Full:
+                continue
+            return True
+        return False
 
     def __iter__(self) -> Iterator[tuple[SoundPiece, float]]:
-        waited = 0.0
-        while not self._stopped():
+        waited, patience = 0.0, min(POLL_SECONDS, self.stall_seconds)
+        while not (self._stopped() or self._closed.is_set()):
             try:
-                piece, arrival = self._waiting.get(timeout=min(POLL_SECONDS, self._stall))
+                piece, arrival = self._waiting.get(timeout=patience)
             except queue.Empty:
-                waited += min(POLL_SECONDS, self._stall)
-                if waited >= self._stall:
+                waited += patience
+                if waited >= self.stall_seconds:
                     self.stalled = True
                     return
                 continue

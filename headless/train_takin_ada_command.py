@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,29 @@ from .train_kdtalker_command import FACE_BUNDLE, NEWEST, require_new_run
 from .train_takin_ada_speech_command import add_speech_actions
 
 if TYPE_CHECKING:
-    from ..core_models.rendering.motion_space import MotionSpaceNetworks
-    from ..training.takin_ada_frames import FrameSampler, FrameSet
-    from ..training.takin_ada_losses import FeatureNetwork
-    from ..training.takin_ada_motion_space import MotionSpaceTrainer, MotionSpaceTrainingParameters
+    import torch
 
-_RECIPE = ("steps", "batch", "learning_rate", "decay_share", "clip_norm", "region_weight", "penalty", "seed")
+    from ..core_models.rendering.motion_space import MotionSpaceNetworks, MotionSpaceParameters
+    from ..training.perceptual_features import Vgg19Features
+    from ..training.takin_ada_frames import FrameSet
+    from ..training.takin_ada_motion_space import MotionSpaceTrainer
+    from ..training.takin_ada_motion_space_recipe import MotionSpaceTrainingParameters
+    from ..training.takin_ada_motion_space_run import MotionSpaceCheckpoint
+
+logger = logging.getLogger(__name__)
+
+_RECIPE = (
+    "steps",
+    "batch",
+    "learning_rate",
+    "decay_share",
+    "clip_norm",
+    "adversarial_ramp_steps",
+    "region_weight",
+    "penalty",
+    "pyramid_levels",
+    "seed",
+)
 _WEIGHTS = (
     "perceptual",
     "adversarial",
@@ -35,7 +53,7 @@ _WEIGHTS = (
     "landmark",
 )
 _KEEPING = ("checkpoint_every", "keep", "log_every")
-_TEXT, _WHOLE = {"penalty"}, {"steps", "batch", "seed"}
+_TEXT, _WHOLE = {"penalty"}, {"steps", "batch", "adversarial_ramp_steps", "pyramid_levels", "seed"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,14 +83,13 @@ def _add_motion_space(actions: argparse._SubParsersAction) -> None:
         "--videos", type=Path, metavar="FOLDER", help="make the frames from videos, not made heads"
     )
     parser.add_argument("--download", action="store_true", help="fetch the face landmarker if it is missing")
-    parser.add_argument("--identities", type=int, default=300, help="made heads (default: %(default)s)")
+    parser.add_argument("--identities", type=int, default=300, help=_HEADS_HELP)
     parser.add_argument("--clips", type=int, default=2, help="of each made head (default: %(default)s)")
     parser.add_argument("--clip-frames", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--small", action="store_true", help="64 px pictures and a recipe for one core")
-    parser.add_argument(
-        "--vgg19", type=Path, metavar="FILE", help="torchvision's weights, for the perceptual loss"
-    )
+    parser.add_argument("--vgg19", type=Path, metavar="FILE", help=_VGG_HELP)
     parser.add_argument("--start-from", type=Path, metavar="FOLDER", help=_START_HELP)
+    parser.add_argument("--guided", type=int, nargs="+", metavar="KEYPOINT", help=_GUIDED_HELP)
     parser.add_argument(
         "--transform", choices=("without_scale", "liveportrait"), help="default: without_scale"
     )
@@ -98,7 +115,13 @@ _FRAMES_HELP = "frames to learn from; made first, from made heads or --videos, i
 _START_HELP = (
     "LivePortrait's published files: appearance_feature_extractor, motion_extractor, warping_module and "
 )
-_START_HELP += "spade_generator, .safetensors or .pth"
+_START_HELP += "spade_generator, .safetensors or .pth; not with --small or --resume"
+_HEADS_HELP = (
+    "made heads (default: %(default)s); drawn at 256 px at most, so that larger frames of them are enlarged"
+)
+_VGG_HELP = "torchvision's weights, for the perceptual loss; without it random convolutions compare pictures, which is "
+_VGG_HELP += "meant for --small"
+_GUIDED_HELP = "keypoints that the ten landmarks guide (default: 0 to 9; 11 to 20 with --start-from)"
 
 
 def _option(name: str) -> str:
@@ -110,32 +133,20 @@ def _weight_option(name: str) -> str:
 
 
 def train_motion_space(options: argparse.Namespace) -> int:
-    """Make the frames if need be, train or go on, and write the weight file's path to stdout."""
+    """Make the frames if need be, train or go on, and write the weight file's path to stdout.
+
+    What can be checked without frames is checked before they are made.
+    """
     import torch
 
-    from ..training.kdtalker_checkpoint import newest_checkpoint
-    from ..training.takin_ada_frames import FrameSampler
-    from ..training.takin_ada_motion_space_run import (
-        KeepingParameters,
-        fit_motion_space,
-        read_motion_space_checkpoint,
-        trainer_from_checkpoint,
-    )
+    from ..training.takin_ada_motion_space_run import KeepingParameters, fit_motion_space, require_minutes
 
     if options.threads is not None:
         torch.set_num_threads(max(1, options.threads))
     keeping = dataclasses.replace(KeepingParameters(), **_given(options, _KEEPING))
-    if options.resume is None:
-        require_new_run(options.out)
-        training_recipe(options)  # before frames are made
-        trainer = _new_trainer(options, FrameSampler(training_frames(options)))
-    else:
-        place = options.out if options.resume == NEWEST else Path(options.resume)
-        checkpoint = read_motion_space_checkpoint(newest_checkpoint(place))
-        require_same_recipe(checkpoint.recipe, options)
-        sampler = FrameSampler(training_frames(options))
-        device = host().device(options.device)
-        trainer = trainer_from_checkpoint(checkpoint, sampler, device, _features(options, device))
+    require_minutes(options.minutes)
+    device = _device(options)
+    trainer = _new_trainer(options, device) if options.resume is None else _resumed_trainer(options, device)
     written = fit_motion_space(
         trainer, options.out, keeping, options.minutes, options.until, host().progress(1).update
     )
@@ -143,23 +154,61 @@ def train_motion_space(options: argparse.Namespace) -> int:
     return 0
 
 
-def training_frames(options: argparse.Namespace) -> FrameSet:
-    """Return the frames of the file, after making it if it is missing."""
+def _device(options: argparse.Namespace) -> torch.device:
+    import torch
+
+    device = host().device(options.device)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"there is no device {device} here ({error}): give another --device") from error
+    return device
+
+
+def _new_trainer(options: argparse.Namespace, device: torch.device) -> MotionSpaceTrainer:
+    from ..training.takin_ada_frames import FrameSampler
+    from ..training.takin_ada_motion_space import MotionSpaceTrainer, frame_size
+    from ..training.takin_ada_motion_space_recipe import require_recipe_for
+
+    require_new_run(options.out)
+    recipe, sizes = training_recipe(options), _sizes(options)
+    require_recipe_for(recipe, sizes)
+    networks, features = _begun(options, recipe.seed), _features(options, device, sizes)
+    sampler = FrameSampler(training_frames(options, frame_size(sizes), recipe.seed))
+    return MotionSpaceTrainer(networks, recipe, sampler, device, features)
+
+
+def _resumed_trainer(options: argparse.Namespace, device: torch.device) -> MotionSpaceTrainer:
+    from ..training.kdtalker_checkpoint import newest_checkpoint
+    from ..training.takin_ada_frames import FrameSampler
+    from ..training.takin_ada_motion_space import frame_size
+    from ..training.takin_ada_motion_space_run import (
+        read_motion_space_checkpoint,
+        require_same_features,
+        trainer_from_checkpoint,
+    )
+
+    place = options.out if options.resume == NEWEST else Path(options.resume)
+    checkpoint = read_motion_space_checkpoint(newest_checkpoint(place))
+    require_same_run(checkpoint, options)
+    sizes = checkpoint.parameters
+    features = _features(options, device, sizes)
+    require_same_features(checkpoint, features)
+    sampler = FrameSampler(training_frames(options, frame_size(sizes), checkpoint.recipe.seed))
+    return trainer_from_checkpoint(checkpoint, sampler, device, features)
+
+
+def training_frames(options: argparse.Namespace, size: int, seed: int) -> FrameSet:
+    """Return the frames of the file, after making it if it is missing: of `size` pixels a side, heads by the seed."""
     from ..training.takin_ada_frame_sources import made_frames, video_frames
     from ..training.takin_ada_frames import read_frames, write_frames
 
     if options.frames.exists():
         return read_frames(options.frames)
-    size, update = _sizes(options).output_size, host().progress(1).update
+    update = host().progress(1).update
     if options.videos is None:
-        frames = made_frames(
-            range(options.identities),
-            options.clips,
-            options.clip_frames,
-            size,
-            options.seed or 0,
-            progress=update,
-        )
+        identities = range(options.identities)
+        frames = made_frames(identities, options.clips, options.clip_frames, size, seed, progress=update)
     else:
         frames = video_frames(options.videos, _landmarker(options), size, progress=update)
     options.frames.parent.mkdir(parents=True, exist_ok=True)
@@ -188,6 +237,11 @@ def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
+def _given_recipe(options: argparse.Namespace) -> dict[str, Any]:
+    guided = {} if options.guided is None else {"guided": tuple(options.guided)}
+    return {**_given(options, _RECIPE), **guided}
+
+
 def _given_weights(options: argparse.Namespace) -> dict[str, float]:
     given = {name: getattr(options, f"{name}_weight") for name in _WEIGHTS}
     given["canonical_ramp_steps"] = options.canonical_ramp_steps
@@ -196,19 +250,20 @@ def _given_weights(options: argparse.Namespace) -> dict[str, float]:
 
 def training_recipe(options: argparse.Namespace) -> MotionSpaceTrainingParameters:
     """Return the recipe asked for. Raises ValueError for a number outside its range."""
-    from ..training.takin_ada_motion_space import MotionSpaceTrainingParameters, small_training_recipe
+    from ..training.takin_ada_losses import GUIDED_KEYPOINTS, GUIDED_KEYPOINTS_OF_LIVEPORTRAIT
+    from ..training.takin_ada_motion_space_recipe import MotionSpaceTrainingParameters, small_training_recipe
 
     recipe = small_training_recipe() if options.small else MotionSpaceTrainingParameters()
+    guided = GUIDED_KEYPOINTS if options.start_from is None else GUIDED_KEYPOINTS_OF_LIVEPORTRAIT
     weights = dataclasses.replace(recipe.weights, **_given_weights(options))
-    return dataclasses.replace(recipe, weights=weights, **_given(options, _RECIPE))
+    return dataclasses.replace(recipe, weights=weights, **{"guided": guided, **_given_recipe(options)})
 
 
-def require_same_recipe(kept: MotionSpaceTrainingParameters, options: argparse.Namespace) -> None:
-    """Raise ValueError naming every part of the recipe that is given otherwise than the checkpoint has it."""
-    given, weights = _given(options, _RECIPE), _given_weights(options)
-    pairs = [(_option(name), value, getattr(kept, name)) for name, value in given.items()]
-    pairs += [(_weight_option(name), value, getattr(kept.weights, name)) for name, value in weights.items()]
-    other = [f"{option} {value} (it is {held})" for option, value, held in pairs if value != held]
+def require_same_run(checkpoint: MotionSpaceCheckpoint, options: argparse.Namespace) -> None:
+    """Raise ValueError naming all that is given otherwise than the checkpoint has it, and for `--start-from`."""
+    if options.start_from is not None:
+        raise ValueError("a run that goes on has its networks in its checkpoint: leave out --start-from")
+    other = [*_other_sizes(checkpoint.parameters, options), *_other_recipe(checkpoint.recipe, options)]
     if other:
         raise ValueError(
             f"a run goes on as it began, but these differ from the checkpoint: {', '.join(other)}. Leave them out, or "
@@ -216,13 +271,26 @@ def require_same_recipe(kept: MotionSpaceTrainingParameters, options: argparse.N
         )
 
 
-def _new_trainer(options: argparse.Namespace, sampler: FrameSampler) -> MotionSpaceTrainer:
-    from ..training.takin_ada_motion_space import MotionSpaceTrainer
+def _other_sizes(kept: MotionSpaceParameters, options: argparse.Namespace) -> list[str]:
+    other = []
+    if options.transform not in (None, kept.transform.value):
+        other.append(f"--transform {options.transform} (it is {kept.transform.value})")
+    if options.small and not _is_small(kept):
+        other.append(f"--small (its pictures have {kept.picture_size} px)")
+    return other
 
-    device, recipe = host().device(options.device), training_recipe(options)
-    return MotionSpaceTrainer(
-        _begun(options, recipe.seed), recipe, sampler, device, _features(options, device)
-    )
+
+def _is_small(sizes: MotionSpaceParameters) -> bool:
+    from ..core_models.rendering.motion_space import small_motion_space
+
+    return dataclasses.replace(small_motion_space(), transform=sizes.transform) == sizes
+
+
+def _other_recipe(kept: MotionSpaceTrainingParameters, options: argparse.Namespace) -> list[str]:
+    given, weights = _given_recipe(options), _given_weights(options)
+    pairs = [(_option(name), value, getattr(kept, name)) for name, value in given.items()]
+    pairs += [(_weight_option(name), value, getattr(kept.weights, name)) for name, value in weights.items()]
+    return [f"{option} {value} (it is {held})" for option, value, held in pairs if value != held]
 
 
 def _begun(options: argparse.Namespace, seed: int) -> MotionSpaceNetworks:
@@ -252,7 +320,16 @@ def _published_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _features(options: argparse.Namespace, device: Any) -> FeatureNetwork | None:
+def _features(
+    options: argparse.Namespace, device: torch.device, sizes: MotionSpaceParameters
+) -> Vgg19Features | None:
     from ..training.perceptual_features import load_vgg19
 
-    return None if options.vgg19 is None else load_vgg19(options.vgg19).to(device)
+    if options.vgg19 is not None:
+        return load_vgg19(options.vgg19).to(device)
+    if not _is_small(sizes):
+        logger.warning(
+            "without --vgg19 the perceptual loss compares pictures by random convolutions, which are meant for the "
+            "small model: published sizes learn better pictures with VGG-19"
+        )
+    return None

@@ -29,6 +29,19 @@ class SeenFrames:
             yield frame
 
 
+class PlacedFace(NamedTuple):
+    """A face, the whole picture that shows it, and the square that is cut of its stretch of frames.
+
+    frame, stretch: numbers of the frame and of its stretch. picture: (H, W, 3) uint8, as it was given.
+    """
+
+    frame: int
+    stretch: int
+    picture: np.ndarray
+    face: DetectedFace
+    square: FaceSquare
+
+
 class FacePicture(NamedTuple):
     """What the motion extractor sees, (256, 256, 3) uint8; which frame it is, and which stretch of frames it is in."""
 
@@ -37,16 +50,16 @@ class FacePicture(NamedTuple):
     picture: np.ndarray
 
 
-def face_pictures(
+def placed_faces(
     frames: Iterable[np.ndarray],
     landmarker: FaceLandmarker,
     face_index: int | None = None,
     tick: Callable[[], None] | None = None,
-) -> Iterator[FacePicture]:
-    """Yield the face in every frame that has it, cut alike within a stretch. Holds one frame at a time.
+) -> Iterator[PlacedFace]:
+    """Yield the face of every frame that has it, and the square to cut. Holds one frame at a time.
 
-    A stretch begins with a frame in which the face appears, or in which it has left the crop; its first frame places
-    the crop. Raises what `follow_face` raises.
+    A stretch begins with a frame in which the face appears, or in which it has left the square; its first frame places
+    the square. tick: called for every frame. Raises what `follow_face` raises.
     """
     seen = SeenFrames(frames)
     square: FaceSquare | None = None
@@ -59,8 +72,23 @@ def face_pictures(
             continue
         if square is None or not _holds(square, face):
             square, stretch = ffhq_square(face.landmarks), stretch + 1
-        crop = crop_face(seen.last, square.crop_to_frame(CROP_SIZE), CROP_SIZE, cv2.BORDER_CONSTANT)
-        yield FacePicture(index, stretch, network_picture(crop))
+        yield PlacedFace(index, stretch, seen.last, face, square)
+
+
+def face_pictures(
+    frames: Iterable[np.ndarray],
+    landmarker: FaceLandmarker,
+    face_index: int | None = None,
+    tick: Callable[[], None] | None = None,
+) -> Iterator[FacePicture]:
+    """Yield the face in every frame that has it, cut alike within a stretch (`placed_faces`).
+
+    Raises what `follow_face` raises.
+    """
+    for placed in placed_faces(frames, landmarker, face_index, tick):
+        to_frame = placed.square.crop_to_frame(CROP_SIZE)
+        crop = crop_face(placed.picture, to_frame, CROP_SIZE, cv2.BORDER_CONSTANT)
+        yield FacePicture(placed.frame, placed.stretch, network_picture(crop))
 
 
 def _holds(square: FaceSquare, face: DetectedFace) -> bool:

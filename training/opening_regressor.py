@@ -43,11 +43,12 @@ class OpeningRegressor(nn.Module):
         self.register_buffer("deviation", torch.ones(2))
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """Return (B, 2) opening ratios of the lips and, on average, of the eyes, of (B, 3, S, S) pictures in 0..1."""
         return self.head(self.body(pictures)) * self.deviation + self.mean
 
     @torch.no_grad()
     def read(self, pictures: Tensor) -> np.ndarray:
-        """Return (N, 2) openings of many pictures."""
+        """Return (N, 2) float32 opening ratios of (N, 3, S, S) pictures in 0..1, a part at a time."""
         return torch.cat([self(part) for part in pictures.split(READ_AT_ONCE)]).numpy()
 
 

@@ -14,7 +14,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 from .takin_ada_losses import image_pyramid
 
 NEGATIVE_SLOPE = 0.2
+"""Of the leaky ReLU."""
 KERNEL = 4
+"""Side of the strided convolutions."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class DiscriminatorParameters:
         for name, value in vars(self).items():
             if value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1")
+
+    @property
+    def smallest_picture(self) -> int:
+        """Pixels that a picture's shorter side must have."""
+        return 2 ** (self.layers + self.scales - 1)
 
 
 class Judgement(NamedTuple):
@@ -56,6 +63,7 @@ class _OneScale(nn.Module):
         self.last = spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
 
     def forward(self, picture: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the patch map (B, 1, h, w) of (B, 3, H, W) pictures, and the maps before it."""
         features: list[Tensor] = []
         x = picture
         for index, layer in enumerate(self.layers):
@@ -77,7 +85,7 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, pictures: Tensor) -> Judgement:
         """Return what each scale says. Raises ValueError for pictures that are too small."""
-        least = 2 ** (self.parameters_used.layers + self.parameters_used.scales - 1)
+        least = self.parameters_used.smallest_picture
         if min(pictures.shape[2:]) < least:
             raise ValueError(
                 f"pictures of {tuple(pictures.shape[2:])} pixels are too small for this discriminator, expected sides "

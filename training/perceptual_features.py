@@ -6,6 +6,7 @@ itself is their first map, so that the loss has plain absolute differences on th
 
 from __future__ import annotations
 
+import hashlib
 import os
 from itertools import pairwise
 
@@ -14,9 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core_models.strict_loading import load_strict
+from .takin_ada_losses import FeatureNetwork
 
 RANDOM_WIDTHS = (3, 12, 24)
+"""Channels of the picture and after each random convolution."""
 RANDOM_SEED = 20241014
+"""Whence the random convolutions are drawn when nothing else is said."""
 VGG_WIDTHS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 1))
 """Channels and convolutions of each of VGG-19's stages up to relu5_1."""
 VGG_MEAN, VGG_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,6 +34,7 @@ class RandomFeatures(nn.Module):
 
     def __init__(self, seed: int = RANDOM_SEED) -> None:
         super().__init__()
+        self.seed = seed
         generator = torch.Generator().manual_seed(seed)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in pairwise(RANDOM_WIDTHS)
@@ -85,3 +90,23 @@ class Vgg19Features(nn.Module):
 def load_vgg19(path: str | os.PathLike[str]) -> Vgg19Features:
     """Return the frozen network of a VGG-19 file in torchvision's layout. Raises what `load_strict` raises."""
     return load_strict(Vgg19Features, path, _VGG_TABLE, torch.float32).requires_grad_(False)
+
+
+def features_name(features: FeatureNetwork) -> str:
+    """Return what tells feature networks apart, so that a run goes on with its own.
+
+    VGG-19 is told by a SHA-256 of its weights, random convolutions by their channels and seed, others by their type.
+    """
+    if isinstance(features, RandomFeatures):
+        return f"random convolutions of {'-'.join(map(str, RANDOM_WIDTHS))} channels, seed {features.seed}"
+    if isinstance(features, Vgg19Features):
+        return f"VGG-19, SHA-256 {_digest(features)}"
+    return type(features).__qualname__
+
+
+def _digest(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, values in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(memoryview(values.detach().cpu().contiguous().numpy()).cast("B"))
+    return digest.hexdigest()

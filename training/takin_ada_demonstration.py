@@ -33,7 +33,7 @@ from .evaluation import correlation
 from .made_heads.clip import HELD_OUT_IDENTITIES, made_clip
 from .made_heads.identity import made_identity
 from .made_heads.performance import silent_performance
-from .takin_ada_frame_sources import MADE_DRAWN_LARGER
+from .takin_ada_frame_sources import made_drawn_size
 from .takin_ada_frames import pictures_of
 from .takin_ada_made_clips import (
     SeenClip,
@@ -110,7 +110,7 @@ def reader_of(clips: Sequence[SeenClip]) -> EmotionReader:
 
 def at_rest(networks: MotionSpaceNetworks, identity: int) -> SeenClip:
     """Return a held-out person's face at rest, seen once: whom the second stage makes speak."""
-    size = MADE_DRAWN_LARGER * networks.parameters_used.picture_size
+    size = made_drawn_size(networks.parameters_used.picture_size)
     return seen(networks, made_clip(made_identity(identity), silent_performance(2, 0, NEUTRAL), size))
 
 

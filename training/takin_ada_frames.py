@@ -6,10 +6,12 @@ of seed and step alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from torch import Tensor
 from ..core_models.face.opening_ratios import opening_ratios
 from ..core_models.motion.keypoint_geometry import extractor_angles, keypoint_rotation
 from ..core_models.strict_loading import read_weights
+from ..core_models.types import frozen_array
 from ..core_models.whole_file import renamed_when_whole
 from .takin_ada_losses import GUIDING_LANDMARKS
 
@@ -38,7 +41,7 @@ CANDIDATES = 4
 
 @dataclass(frozen=True, eq=False)
 class FrameSet:
-    """F frames of known persons. Arrays are read-only.
+    """F frames of known persons. Arrays are read-only: those that are given so are kept, others copied.
 
     pictures: (F, S, S, 3) uint8 RGB face crops. landmarks: (F, 10, 2) float32 x, y in half sides of the crop from its
     middle. angles: (F, 3) float32 degrees (pitch, yaw, roll) in the extractor's convention, the reference of the head
@@ -72,9 +75,10 @@ class FrameSet:
                 raise ValueError(
                     f"FrameSet.{name} is {values.dtype} {values.shape}, expected {np.dtype(kind)} {shape}, none 0"
                 )
-            if not np.isfinite(values).all():
+            if kind is np.float32 and not np.isfinite(values).all():
                 raise ValueError(f"FrameSet.{name} holds NaN or infinity: leave out frames without a face")
-            values.setflags(write=False)
+            if values.flags.writeable:
+                object.__setattr__(self, name, frozen_array(values, kind))
         pairs = np.unique(np.stack([self.clips, self.persons]), axis=1)
         if len(np.unique(pairs[0])) < pairs.shape[1]:
             raise ValueError(
@@ -95,14 +99,58 @@ class FrameSet:
 
     def rows(self, index: np.ndarray) -> FrameSet:
         """Return the frames that `index` picks. Raises ValueError when there is none."""
-        return FrameSet(*(getattr(self, f.name)[index] for f in fields(self)))
+        return FrameSet(*(_given_away(getattr(self, f.name)[index]) for f in fields(self)))
 
 
-def joined_frames(parts: Sequence[FrameSet]) -> FrameSet:
-    """Return the frames of all parts; persons and clips keep their numbers. Raises ValueError for none."""
-    if not parts:
+def _given_away(array: np.ndarray) -> np.ndarray:
+    """Return an array that nobody else holds, read-only, so that `FrameSet` keeps it without a copy."""
+    array.setflags(write=False)
+    return array
+
+
+def joined_frames(parts: Iterable[FrameSet], count: int | None = None) -> FrameSet:
+    """Return the frames of all parts; persons and clips keep their numbers.
+
+    count: frames of all parts together. With it parts may be made one by one, and are not held beside what they are
+    joined to; without it all are held. Raises ValueError for no part, or for parts of other sizes or another count.
+    """
+    if count is None:
+        parts = list(parts)
+        count = sum(len(part) for part in parts)
+    joined: dict[str, np.ndarray] = {}
+    filled = 0
+    for part in parts:
+        joined = joined or _room_for(count, part)
+        _fill(joined, filled, part)
+        filled += len(part)
+    if not joined:
         raise ValueError("there are no frames to join: give at least one clip")
-    return FrameSet(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(FrameSet)))
+    if filled < count:
+        raise ValueError(f"there are {filled} frames to join, expected {count}")
+    return FrameSet(**{name: _given_away(values) for name, values in joined.items()})
+
+
+def _room_for(count: int, part: FrameSet) -> dict[str, np.ndarray]:
+    arrays = {f.name: getattr(part, f.name) for f in fields(FrameSet)}
+    return {name: np.empty((count, *values.shape[1:]), values.dtype) for name, values in arrays.items()}
+
+
+def _fill(joined: dict[str, np.ndarray], first: int, part: FrameSet) -> None:
+    count, size = joined["pictures"].shape[:2]
+    if part.size != size or first + len(part) > count:
+        raise ValueError(
+            f"a part of {len(part)} frames of {part.size} px does not go with {first} of {count} frames of {size} px"
+        )
+    for name, whole in joined.items():
+        whole[first : first + len(part)] = getattr(part, name)
+
+
+def frames_digest(frames: FrameSet) -> str:
+    """Return what tells sets of frames apart: a SHA-256 of all they hold, as hexadecimal digits. It copies nothing."""
+    digest = hashlib.sha256()
+    for entry in fields(frames):
+        digest.update(memoryview(np.ascontiguousarray(getattr(frames, entry.name))).cast("B"))
+    return digest.hexdigest()
 
 
 def guiding_landmarks(landmarks: np.ndarray, size: int) -> np.ndarray:
@@ -130,7 +178,7 @@ def clip_frames(
     """
     count = len(pictures)
     return FrameSet(
-        pictures=np.array(pictures),
+        pictures=pictures,
         landmarks=guiding_landmarks(landmarks, pictures.shape[1]),
         angles=extractor_degrees(rotation),
         openings=opening_ratios(landmarks).astype(np.float32),
@@ -156,7 +204,7 @@ def read_frames(path: str | os.PathLike[str]) -> FrameSet:
     names = {f.name for f in fields(FrameSet)}
     if file.metadata.get("kind") != FRAMES_KIND or set(file.tensors) != names:
         raise ValueError(f"{path} holds no frames for Takin-ADA's first stage: make them anew")
-    return FrameSet(**{name: values.numpy() for name, values in file.tensors.items()})
+    return FrameSet(**{name: _given_away(values.numpy()) for name, values in file.tensors.items()})
 
 
 class FrameBatch(NamedTuple):
@@ -196,6 +244,11 @@ class FrameSampler:
             self._clips_of.setdefault(person, []).append(clip)
             self._of_person[person] = np.flatnonzero(frames.persons == person)
         self._persons = sorted(self._clips_of)
+
+    @cached_property
+    def digest(self) -> str:
+        """The frames' `frames_digest`, computed once."""
+        return frames_digest(self.frames)
 
     def indices(self, size: int, seed: int, step: int) -> np.ndarray:
         """Return (size, 3) indices of source, driving and further frame: a function of the arguments alone."""

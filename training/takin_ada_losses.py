@@ -31,6 +31,8 @@ KEYPOINT_DEPTH = 0.33
 """z_t of the keypoint prior: mean depth of the keypoints."""
 GUIDED_KEYPOINTS = tuple(range(10))
 """Keypoints that landmarks guide when training from scratch."""
+GUIDED_KEYPOINTS_OF_LIVEPORTRAIT = tuple(range(11, 21))
+"""Keypoints that landmarks guide when training begins with LivePortrait's weights: the last ten of its 21."""
 GUIDING_LANDMARKS = (36, 39, 37, 42, 45, 43, 48, 54, 51, 57)
 """Of the 68-point scheme, one for each guided keypoint: three of either eye, four of the mouth."""
 PYRAMID_LEVELS = 4

@@ -22,7 +22,7 @@ from ..core_models.rendering.motion_space import MotionSpaceNetworks, SpaceMotio
 from .made_heads.clip import MadeClip, made_clip
 from .made_heads.identity import made_identity
 from .made_heads.performance import MadePerformance, made_performances
-from .takin_ada_frame_sources import MADE_DRAWN_LARGER, frames_of_made_clip
+from .takin_ada_frame_sources import frames_of_made_clip, made_drawn_size
 from .takin_ada_frames import FrameSet, pictures_of
 from .takin_ada_motion_space_evaluation import motions_of
 from .takin_ada_pocket_data import heard_layers, pocket_sized
@@ -101,7 +101,7 @@ def spoken_clips(
     """
     count = len(identities) * clips
     performances = performances or made_performances(count, seed, seconds)
-    size = MADE_DRAWN_LARGER * networks.parameters_used.picture_size
+    size = made_drawn_size(networks.parameters_used.picture_size)
     for identity in identities:
         for _ in range(clips):
             yield seen(networks, made_clip(made_identity(identity), next(performances), size))

@@ -7,9 +7,7 @@ run that was never interrupted, to the bit on a CPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,14 +20,12 @@ from ..core_models.rendering.motion_space import (
     new_motion_space,
 )
 from .kdtalker_run import TrainingDivergedError
-from .patch_discriminator import DiscriminatorParameters, Judgement, PatchDiscriminator, new_discriminator
-from .perceptual_features import RandomFeatures
+from .patch_discriminator import Judgement, PatchDiscriminator, new_discriminator
+from .perceptual_features import RandomFeatures, features_name
 from .random_warp import RandomWarp, random_warp, warp_image
 from .takin_ada_frames import FrameBatch, FrameSampler
 from .takin_ada_losses import (
-    PENALTIES,
     FeatureNetwork,
-    TakinADALossWeights,
     canonical_keypoint_loss,
     deformation_prior,
     equivariance_loss,
@@ -41,108 +37,16 @@ from .takin_ada_losses import (
     landmark_loss,
     perceptual_loss,
 )
+from .takin_ada_motion_space_recipe import (
+    MotionSpaceTrainingParameters,
+    learning_rate_at,
+    require_recipe_for,
+)
 
 ADAM_BETAS = (0.5, 0.999)
+"""Of both optimisers, face-vid2vid's."""
 REGION_RADIUS = 0.12
 """Standard deviation, in half sides, of the bump around each landmark where pictures count more."""
-
-
-@dataclass(frozen=True)
-class MotionSpaceTrainingParameters:
-    """The recipe. learning_rate and betas are face-vid2vid's; what else the paper leaves open is ours.
-
-    steps: updates in all. batch: samples of an update. decay_share: of the steps, at the end, over which the learning
-    rates fall to 0 in a straight line. clip_norm: largest norm of either gradient. adversarial_ramp_steps: updates over
-    which the two adversarial terms come in. region_weight: of a further absolute difference around eyes and lips, which
-    counts as part of the perceptual term (ours: they are a few pixels of small pictures). penalty: of equations 1
-    and 2. pyramid_levels: sizes at which pictures are compared.
-    discriminator: its sizes; it exists when a term needs it.
-
-    Raises ValueError for a number outside its range.
-    """
-
-    steps: int = 100_000
-    batch: int = 32
-    learning_rate: float = 2e-4
-    decay_share: float = 0.0
-    clip_norm: float = 10.0
-    adversarial_ramp_steps: int = 0
-    region_weight: float = 0.0
-    penalty: str = "huber"
-    pyramid_levels: int = 4
-    seed: int = 0
-    weights: TakinADALossWeights = field(default_factory=TakinADALossWeights)
-    discriminator: DiscriminatorParameters = field(default_factory=DiscriminatorParameters)
-
-    def __post_init__(self) -> None:
-        least = {"steps": 1, "batch": 1, "adversarial_ramp_steps": 0, "seed": 0, "pyramid_levels": 1}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {bound}")
-        for name in ("learning_rate", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a finite number above 0")
-        if not 0 <= self.decay_share <= 1:
-            raise ValueError(f"decay_share is {self.decay_share}, expected 0 to 1")
-        if not 0 <= self.region_weight < math.inf:
-            raise ValueError(f"region_weight is {self.region_weight}, expected a finite number from 0 on")
-        if self.penalty not in PENALTIES:
-            raise ValueError(f"penalty is {self.penalty!r}, expected one of {', '.join(PENALTIES)}")
-
-    @property
-    def adversarial(self) -> bool:
-        """Whether there is a discriminator."""
-        return self.weights.adversarial > 0 or self.weights.feature_matching > 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain nested dictionaries, ready for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MotionSpaceTrainingParameters:
-        """Rebuild from `to_dict`. Raises TypeError for what does not exist, KeyError for what is missing."""
-        rest = dict(values)
-        weights = TakinADALossWeights(**rest.pop("weights"))
-        discriminator = DiscriminatorParameters(**rest.pop("discriminator"))
-        return cls(weights=weights, discriminator=discriminator, **rest)
-
-
-SMALL_WEIGHTS = TakinADALossWeights(
-    perceptual=10.0,
-    adversarial=0.0,
-    feature_matching=0.0,
-    equivariance=10.0,
-    keypoint_prior=0.2,
-    head_pose=0.2,
-    deformation=0.05,
-    canonical=100.0,
-    landmark=200.0,
-    canonical_ramp_steps=300,
-)
-"""For `small_motion_space`. The priors are weak, because they are sums over all keypoints and would otherwise outweigh
-equation 2 a hundred times: its Huber penalty is 0.0002 where a lid is a fifth of its opening off."""
-
-
-def small_training_recipe(**changes: Any) -> MotionSpaceTrainingParameters:
-    """Return a recipe for `small_motion_space` on one core, without a discriminator."""
-    small = MotionSpaceTrainingParameters(
-        steps=1500,
-        batch=8,
-        learning_rate=4e-4,
-        decay_share=0.4,
-        region_weight=1.0,
-        adversarial_ramp_steps=300,
-        weights=SMALL_WEIGHTS,
-        discriminator=DiscriminatorParameters(first_channels=16, layers=3),
-    )
-    return replace(small, **changes)
-
-
-def learning_rate_at(step: int, recipe: MotionSpaceTrainingParameters) -> float:
-    """Return the learning rate of update `step`, from 0 on."""
-    falling = recipe.decay_share * recipe.steps
-    left = max(0.0, recipe.steps - step)
-    return recipe.learning_rate * (min(1.0, left / falling) if falling > 0 else 1.0)
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -150,6 +54,11 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     drawn = torch.Generator().manual_seed(seed)
     first = int(torch.randint(0, 2**62, (), generator=drawn))
     return torch.Generator().manual_seed((first + step) % 2**63)
+
+
+def frame_size(parameters: MotionSpaceParameters) -> int:
+    """Return the pixels a side that frames need: what the networks read and what they draw are made of them."""
+    return max(parameters.picture_size, parameters.output_size)
 
 
 def network_pictures(pictures: Tensor, size: int) -> Tensor:
@@ -203,8 +112,8 @@ def reenacted(networks: MotionSpaceNetworks, batch: FrameBatch, warp: RandomWarp
 class MotionSpaceTrainer:
     """Networks and discriminator on their device, their optimisers, and how many updates are done.
 
-    features: what the perceptual loss compares; None takes `RandomFeatures`.
-    Raises ValueError when frames are smaller than what the networks read or draw.
+    features: what the perceptual loss compares; None takes `RandomFeatures`; features_name tells it from others.
+    Raises ValueError when frames are smaller than what the networks read or draw, and as `require_recipe_for` does.
     """
 
     def __init__(
@@ -216,7 +125,8 @@ class MotionSpaceTrainer:
         features: FeatureNetwork | None = None,
     ) -> None:
         p = networks.parameters_used
-        if sampler.frames.size < max(p.picture_size, p.output_size):
+        require_recipe_for(recipe, p)
+        if sampler.frames.size < frame_size(p):
             raise ValueError(
                 f"frames have {sampler.frames.size} pixels a side, but the networks read {p.picture_size} and draw "
                 f"{p.output_size}: make larger frames"
@@ -224,6 +134,7 @@ class MotionSpaceTrainer:
         self.device = torch.device(device)
         self.networks, self.recipe, self.sampler = networks.to(self.device).train(), recipe, sampler
         self.features = features if features is not None else RandomFeatures().to(self.device)
+        self.features_name = features_name(self.features)
         self.optimiser = _adam(self.networks, recipe)
         self.discriminator: PatchDiscriminator | None = None
         self.discriminator_optimiser: torch.optim.Adam | None = None
@@ -290,7 +201,8 @@ class MotionSpaceTrainer:
                 made.driving_keypoints,
                 batch.source_landmarks,
                 batch.driving_landmarks,
-                penalty=penalty,
+                self.recipe.guided,
+                penalty,
             ),
         }
         terms = {n: make() for n, make in makers.items() if getattr(self.recipe.weights, n) > 0}

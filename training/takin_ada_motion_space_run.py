@@ -6,7 +6,6 @@ is whole and on the disk. Where and how many are kept is as in KDTalker's traini
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -37,17 +36,20 @@ from .kdtalker_checkpoint import (
     set_aside_later_checkpoints,
 )
 from .kdtalker_run import TrainingDivergedError, only_process
-from .takin_ada_frames import FrameSampler, FrameSet
+from .perceptual_features import RandomFeatures, features_name
+from .takin_ada_frames import FrameSampler
 from .takin_ada_losses import FeatureNetwork
-from .takin_ada_motion_space import MotionSpaceTrainer, MotionSpaceTrainingParameters
+from .takin_ada_motion_space import MotionSpaceTrainer
+from .takin_ada_motion_space_recipe import MotionSpaceTrainingParameters
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_KIND = "takin_ada_motion_space_training_1"
+"""What a checkpoint says it is."""
 WEIGHT_FILE = "motion_space.safetensors"
 """In the run's folder, written when the run ends."""
 TRAINING_ENTRY = "takin_ada_motion_space_training"
-"""Entry of the weight file's metadata: the recipe and the number of steps, JSON."""
+"""Entry of the weight file's metadata: the recipe, the number of steps and what compared pictures, JSON."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,10 @@ class KeepingParameters:
 
 @dataclass(frozen=True)
 class MotionSpaceCheckpoint:
-    """A run after `step` updates. frames: `frames_digest` of what it learnt from. The rest are state dictionaries."""
+    """A run after `step` updates. frames: `frames_digest` of what it learnt from. The rest are state dictionaries.
+
+    features: `features_name` of what compares pictures; None in a file of the first runs, which did not keep it.
+    """
 
     step: int
     parameters: MotionSpaceParameters
@@ -79,6 +84,7 @@ class MotionSpaceCheckpoint:
     optimiser: dict[str, Any]
     discriminator: dict[str, Tensor] | None
     discriminator_optimiser: dict[str, Any] | None
+    features: str | None = None
 
     def trained_networks(self) -> MotionSpaceNetworks:
         """Return the networks, on the CPU. Raises WeightMismatchError when the weights do not fit the sizes."""
@@ -88,14 +94,6 @@ class MotionSpaceCheckpoint:
         return networks
 
 
-def frames_digest(frames: FrameSet) -> str:
-    """Return what tells sets of frames apart: a SHA-256 of all they hold, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    for entry in fields(frames):
-        digest.update(getattr(frames, entry.name).tobytes())
-    return digest.hexdigest()
-
-
 def checkpoint_of(trainer: MotionSpaceTrainer) -> MotionSpaceCheckpoint:
     """Return the run as it is now; the tensors are the live ones, to be written before the next step."""
     judge, judge_optimiser = trainer.discriminator, trainer.discriminator_optimiser
@@ -103,12 +101,23 @@ def checkpoint_of(trainer: MotionSpaceTrainer) -> MotionSpaceCheckpoint:
         step=trainer.step,
         parameters=trainer.networks.parameters_used,
         recipe=trainer.recipe,
-        frames=frames_digest(trainer.sampler.frames),
+        frames=trainer.sampler.digest,
         networks=trainer.networks.state_dict(),
         optimiser=trainer.optimiser.state_dict(),
         discriminator=None if judge is None else judge.state_dict(),
         discriminator_optimiser=None if judge_optimiser is None else judge_optimiser.state_dict(),
+        features=trainer.features_name,
     )
+
+
+def require_same_features(checkpoint: MotionSpaceCheckpoint, features: FeatureNetwork | None) -> None:
+    """Raise ValueError for a feature network other than the one a checkpoint names; None is `RandomFeatures`."""
+    given = features_name(RandomFeatures() if features is None else features)
+    if checkpoint.features not in (None, given):
+        raise ValueError(
+            f"the run began with {checkpoint.features} in its perceptual loss, but given is {given}: give the VGG-19 "
+            "file that it began with, or none if it began without"
+        )
 
 
 def trainer_from_checkpoint(
@@ -119,9 +128,12 @@ def trainer_from_checkpoint(
 ) -> MotionSpaceTrainer:
     """Return a trainer that goes on where a checkpoint was taken; other frames are allowed, with a warning.
 
-    Raises ValueError when weights do not fit.
+    Raises ValueError when weights do not fit, and as `require_same_features` does.
     """
-    if checkpoint.frames != frames_digest(sampler.frames):
+    require_same_features(checkpoint, features)
+    if checkpoint.features is None:
+        logger.warning("the checkpoint does not say what compared pictures: see that it was the same")
+    if checkpoint.frames != sampler.digest:
         logger.warning(
             "the frames are not those of the checkpoint: the run goes on with these, but is no longer the same run"
         )
@@ -165,12 +177,19 @@ def read_motion_space_checkpoint(path: Path) -> MotionSpaceCheckpoint:
     if not isinstance(content, Mapping) or content.get("kind") != CHECKPOINT_KIND:
         raise ValueError(f"{path} is not a checkpoint of 'talking-portrait train takin-ada motion-space'")
     try:
+        content = {"features": None, **content}
         values = {entry.name: content[entry.name] for entry in fields(MotionSpaceCheckpoint)}
         values["parameters"] = MotionSpaceParameters.from_dict(values["parameters"])
         values["recipe"] = MotionSpaceTrainingParameters.from_dict(values["recipe"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was written by another version of this package ({error})") from error
     return MotionSpaceCheckpoint(**values)
+
+
+def require_minutes(minutes: float | None) -> None:
+    """Raise ValueError for minutes that are given and not above 0."""
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"minutes is {minutes}, expected a number above 0")
 
 
 def fit_motion_space(
@@ -187,8 +206,7 @@ def fit_motion_space(
     called with (steps done, steps in all); what it raises ends the run, whose checkpoints stay.
     Raises TrainingDivergedError, and ValueError for minutes not above 0 or when another process trains in that folder.
     """
-    if minutes is not None and not minutes > 0:
-        raise ValueError(f"minutes is {minutes}, expected a number above 0")
+    require_minutes(minutes)
     keeping = keeping or KeepingParameters()
     stop = trainer.recipe.steps if until is None else min(until, trainer.recipe.steps)
     end = None if minutes is None else time.monotonic() + 60 * minutes
@@ -232,6 +250,6 @@ def _keep(trainer: MotionSpaceTrainer, run: Path, keeping: KeepingParameters) ->
 
 
 def _write_weights(trainer: MotionSpaceTrainer, run: Path) -> Path:
-    facts = json.dumps({"step": trainer.step, **trainer.recipe.to_dict()})
+    facts = json.dumps({"step": trainer.step, "features": trainer.features_name, **trainer.recipe.to_dict()})
     save_motion_space(trainer.networks, run / WEIGHT_FILE, {TRAINING_ENTRY: facts})
     return run / WEIGHT_FILE

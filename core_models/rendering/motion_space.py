@@ -34,18 +34,11 @@ from ..strict_loading import load_strict, read_metadata
 from ..whole_file import renamed_when_whole
 from .liveportrait.appearance import AppearanceFeatureExtractor, AppearanceParameters
 from .liveportrait.dense_motion import DenseMotionParameters
-from .liveportrait.generator import (
-    MODULATION_CHANNELS,
-    GeneratorParameters,
-    SpadeGenerator,
-    SpadeNorm,
-    SpectralNormConvolution,
-)
+from .liveportrait.generator import GeneratorParameters, SpadeGenerator, SpectralNormConvolution
 from .liveportrait.warping import WarpingModule, WarpingParameters
 
 MOTION_SPACE_KIND = "takin_ada_motion_space_1"
 KIND_ENTRY, PARAMETERS_ENTRY = "kind", "parameters"
-PUBLISHED_MASK_KERNEL = 7
 CANONICAL_REACH = 0.6
 """New canonical keypoints lie in -0.6..0.6 of the picture's half sides, so that they start apart."""
 NEW_WEIGHT_GAIN = 0.6
@@ -61,8 +54,7 @@ _FILES = ("appearance", "motion_extractor", "warping", "generator")
 class MotionSpaceParameters:
     """Sizes of the four networks, how keypoints are placed, and the side of the pictures; defaults: the published ones.
 
-    picture_size: pixels of what the networks read. modulation_channels: between the features and the gain and offset
-    of the generator's norms. mask_kernel: odd side of the convolution that shares out the motions.
+    picture_size: pixels of what the networks read.
 
     Raises ValueError when sizes do not go together.
     """
@@ -73,8 +65,6 @@ class MotionSpaceParameters:
     generator: GeneratorParameters = field(default_factory=GeneratorParameters)
     transform: KeypointTransform = KeypointTransform.WITHOUT_SCALE
     picture_size: int = 256
-    modulation_channels: int = MODULATION_CHANNELS
-    mask_kernel: int = PUBLISHED_MASK_KERNEL
 
     def __post_init__(self) -> None:
         extractor, dense = self.extractor, self.warping.dense_motion
@@ -103,11 +93,6 @@ class MotionSpaceParameters:
             raise ValueError(
                 f"picture_size is {self.picture_size}, expected a multiple of {step} for networks of these depths"
             )
-        if self.mask_kernel < 1 or self.mask_kernel % 2 == 0 or self.modulation_channels < 1:
-            raise ValueError(
-                f"mask_kernel is {self.mask_kernel} and modulation_channels {self.modulation_channels}, expected an "
-                "odd number and at least 1"
-            )
 
     @property
     def keypoints(self) -> int:
@@ -130,9 +115,9 @@ class MotionSpaceParameters:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MotionSpaceParameters:
-        """Rebuild from `to_dict`. Raises ValueError for what does not exist or is missing."""
+        """Rebuild from `to_dict`. Raises ValueError for what does not exist, is missing or out of range."""
         try:
-            rest = dict(values)
+            rest = _nested(values)
             extractor, warping = dict(rest.pop("extractor")), dict(rest.pop("warping"))
             for name in ("depths", "widths"):
                 extractor[name] = tuple(extractor[name])
@@ -150,6 +135,18 @@ class MotionSpaceParameters:
             raise ValueError(f"these are not the sizes of a motion space: {error}") from error
 
 
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sizes as `to_dict` gives them; the first files had two of them beside the networks, not in them."""
+    rest = dict(values)
+    if "mask_kernel" in rest:
+        warping = dict(rest["warping"])
+        dense = {**warping["dense_motion"], "mask_kernel": rest.pop("mask_kernel")}
+        rest["warping"] = {**warping, "dense_motion": dense}
+    if "modulation_channels" in rest:
+        rest["generator"] = {**rest["generator"], "modulation_channels": rest.pop("modulation_channels")}
+    return rest
+
+
 def published_motion_space() -> MotionSpaceParameters:
     """Return LivePortrait's sizes (256 px in, 512 px out) with Takin-ADA's transform."""
     return MotionSpaceParameters()
@@ -158,7 +155,13 @@ def published_motion_space() -> MotionSpaceParameters:
 def small_motion_space() -> MotionSpaceParameters:
     """Return sizes for pictures of 64 px that learn on one core. Ours: the paper has no small model."""
     dense = DenseMotionParameters(
-        volume_channels=8, volume_depth=4, compressed_channels=1, first_channels=8, max_channels=64, blocks=2
+        volume_channels=8,
+        volume_depth=4,
+        compressed_channels=1,
+        first_channels=8,
+        max_channels=64,
+        blocks=2,
+        mask_kernel=3,
     )
     return MotionSpaceParameters(
         extractor=MotionExtractorParameters(depths=(1, 2, 3, 1), widths=(32, 64, 128, 192)),
@@ -167,11 +170,14 @@ def small_motion_space() -> MotionSpaceParameters:
         ),
         warping=WarpingParameters(out_channels=16, dense_motion=dense),
         generator=GeneratorParameters(
-            feature_channels=16, channels=48, middle_blocks=2, out_channels=16, upscale=1
+            feature_channels=16,
+            channels=48,
+            middle_blocks=2,
+            out_channels=16,
+            upscale=1,
+            modulation_channels=16,
         ),
         picture_size=64,
-        modulation_channels=16,
-        mask_kernel=3,
     )
 
 
@@ -207,8 +213,6 @@ class MotionSpaceNetworks(nn.Module):
         self.appearance = AppearanceFeatureExtractor(p.appearance)
         self.warping = WarpingModule(p.warping)
         self.generator = SpadeGenerator(p.generator)
-        _resize_mask(self.warping, p.mask_kernel)
-        _resize_modulation(self.generator, p.modulation_channels)
 
     def motion(self, image: Tensor) -> SpaceMotion:
         """Return the motion of (B, 3, S, S) pictures in 0..1, S being `picture_size`. Raises ValueError for others."""
@@ -273,23 +277,6 @@ def _follow_spectrum(convolution: SpectralNormConvolution, iterations: int) -> N
         u = nn.functional.normalize(weight @ v, dim=0)
     convolution.weight_u.copy_(u)
     convolution.weight_v.copy_(v)
-
-
-def _resize_mask(warping: WarpingModule, kernel: int) -> None:
-    network = warping.dense_motion_network
-    if kernel != PUBLISHED_MASK_KERNEL:
-        before = network.mask
-        network.mask = nn.Conv3d(before.in_channels, before.out_channels, kernel, padding=kernel // 2)
-
-
-def _resize_modulation(generator: SpadeGenerator, channels: int) -> None:
-    if channels == MODULATION_CHANNELS:
-        return
-    for norm in [module for module in generator.modules() if isinstance(module, SpadeNorm)]:
-        features, out = norm.mlp_shared[0].in_channels, norm.mlp_gamma.out_channels
-        norm.mlp_shared = nn.Sequential(nn.Conv2d(features, channels, 3, padding=1), nn.ReLU())
-        norm.mlp_gamma = nn.Conv2d(channels, out, 3, padding=1)
-        norm.mlp_beta = nn.Conv2d(channels, out, 3, padding=1)
 
 
 def new_motion_space(parameters: MotionSpaceParameters, seed: int) -> MotionSpaceNetworks:

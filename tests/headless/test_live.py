@@ -3,11 +3,11 @@
 import io
 import json
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
-import wave
 
 import av
 import numpy as np
@@ -15,7 +15,6 @@ import pytest
 import soxr
 from talking_portrait.core_models.audio.decode import decode_sound
 from talking_portrait.core_models.rendering.mesh import MeshRenderer
-from talking_portrait.core_models.types import FaceMotion
 from talking_portrait.core_models.video_file import read_video_frames
 from talking_portrait.headless import live_command, sound_sources
 from talking_portrait.headless.command_line import main
@@ -26,30 +25,16 @@ from talking_portrait.headless.sound_sources import (
     Resampler,
     SoundPiece,
     file_pieces,
+    microphone_device,
     microphone_pieces,
     paced,
     pipe_pieces,
     with_channels,
 )
-from talking_portrait.runtime.motion_streams import motion_stream
+
+from .live_parts import ListSink, StillStream, tone, wav_bytes
 
 DEMO = "workflows/assets/demo_speech.wav"
-
-
-def tone(seconds, rate, hertz=440.0):
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate))[None].astype(
-        np.float32
-    )
-
-
-def wav_bytes(waveform, rate):
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(len(waveform))
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((waveform.T * 32767).astype("<i2").tobytes())
-    return buffer.getvalue()
 
 
 class TestSources:
@@ -88,6 +73,42 @@ class TestSources:
             list(pipe_pieces(io.BytesIO(bytes(data)).read))
         with pytest.raises(ValueError, match="ends before"):
             list(pipe_pieces(io.BytesIO(bytes(data[:20])).read))
+
+    def test_a_pipe_without_anything(self):
+        for arguments in ((), (16000,)):
+            with pytest.raises(ValueError, match="ended before any sound came"):
+                list(pipe_pieces(io.BytesIO().read, *arguments))
+        for count in (4, 10, 12):
+            with pytest.raises(ValueError, match="WAV on the pipe ends before"):
+                list(pipe_pieces(io.BytesIO(wav_bytes(tone(0.1, 8000), 8000)[:count]).read))
+
+    def test_a_wav_says_what_it_is(self):
+        with pytest.raises(ValueError, match="leave out --rate and --channels"):
+            list(pipe_pieces(io.BytesIO(wav_bytes(tone(0.1, 8000), 8000)).read, 8000))
+
+    @pytest.mark.parametrize("length", [None, 0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF])
+    def test_what_follows_the_samples_of_a_wav_is_no_sound(self, length):
+        """Unless the header was written before the length was known: then all that comes is sound."""
+        data = bytearray(wav_bytes(tone(0.25, 8000), 8000))
+        if length is not None:
+            data[40:44] = struct.pack("<I", length)
+        stream = io.BytesIO(bytes(data) + b"LIST" + struct.pack("<I", 392) + bytes(392))
+        made = list(pipe_pieces(stream.read))
+        samples = sum(piece.waveform.shape[1] for piece in made)
+        assert samples == (2000 if length is None else 2200)
+
+    def test_microphones_by_system(self):
+        assert microphone_device("pulse", None) == "default"
+        assert microphone_device("alsa", "hw:1") == "hw:1"
+        assert microphone_device("avfoundation", None) == ":0"
+        assert microphone_device("dshow", "Desk") == "audio=Desk"
+
+    def test_windows_needs_the_name_of_a_microphone(self, monkeypatch):
+        monkeypatch.setattr(sound_sources.sys, "platform", "win32")
+        monkeypatch.setattr(sound_sources.av, "formats_available", {"dshow"})
+        monkeypatch.setattr(sound_sources.av, "open", None)
+        with pytest.raises(ValueError, match="--microphone needs a NAME on Windows"):
+            next(microphone_pieces())
 
     def test_no_microphone(self, monkeypatch):
         monkeypatch.setattr(sound_sources.sys, "platform", "linux")
@@ -142,6 +163,32 @@ class TestSources:
         with pytest.raises(ValueError, match="stalled"):
             ReadAhead([], 0)
 
+    def test_closing_lets_a_source_go(self):
+        ended = threading.Event()
+
+        def pieces():
+            try:
+                while True:
+                    yield SoundPiece(tone(0.1, 8000), 8000)
+            finally:
+                ended.set()
+
+        with ReadAhead(pieces(), 5) as source:
+            assert next(iter(source))[0].sample_rate == 8000
+        assert ended.wait(5)
+        source._thread.join(5)
+        assert not source._thread.is_alive()
+        assert list(source) == []
+
+    def test_samples_that_are_no_numbers(self):
+        broken = tone(0.1, 8000)
+        broken[0, 3] = np.nan
+        source = ReadAhead([SoundPiece(tone(0.1, 8000), 8000), SoundPiece(broken, 8000)], 5)
+        pieces = iter(source)
+        next(pieces)
+        with pytest.raises(ValueError, match="1 NaN or infinite samples among 800"):
+            next(pieces)
+
     def test_errors_of_a_source_come_through(self):
         with pytest.raises(FileNotFoundError):
             list(ReadAhead(file_pieces(sound_sources.Path("nothing.wav")), 1))
@@ -173,6 +220,16 @@ class TestSinks:
         getattr(sink, end)()
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize("part", ["av.open", "VideoEncoder"])
+    def test_nothing_is_left_of_a_video_that_could_not_begin(self, tmp_path, monkeypatch, part):
+        def fail(*_arguments, **_options):
+            raise RuntimeError("no encoder")
+
+        monkeypatch.setattr(f"talking_portrait.headless.frame_sinks.{part}", fail)
+        with pytest.raises(RuntimeError, match="no encoder"):
+            VideoFile(tmp_path / "x.mp4", 25.0, 16000, 1)
+        assert list(tmp_path.iterdir()) == []
+
     def test_raw_frames(self):
         frame = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
         for name, expected in (("rgb24", frame), ("bgr24", frame[..., ::-1])):
@@ -186,58 +243,6 @@ class TestSinks:
         assert [sound_rate_for_file(rate) for rate in (16000, 16001, 200000)] == [16000, 22050, 96000]
 
 
-class ListSink:
-    """Keeps frames; its reader goes away after `lasting` of them."""
-
-    channels, may_block = 1, False
-
-    def __init__(self, lasting=10**9):
-        self.frames, self.ended, self._lasting = [], None, lasting
-
-    def frame(self, frame):
-        if len(self.frames) == self._lasting:
-            raise BrokenPipeError
-        self.frames.append(frame)
-
-    def sound(self, waveform):
-        pass
-
-    def close(self):
-        self.ended = "closed"
-
-    def abandon(self):
-        self.ended = "abandoned"
-
-
-class StillStream:
-    """Gives one moving frame for every 640 samples."""
-
-    fps, sample_rate, frames_ahead = 25.0, 16000, 0
-
-    def __init__(self):
-        self._heard = self._given = 0
-
-    def push(self, waveform):
-        self._heard += len(waveform)
-        return self._frames(self._heard // 640)
-
-    def finish(self):
-        return self._frames(-(-self._heard // 640))
-
-    def _frames(self, stop):
-        first, self._given = self._given, stop
-        if stop == first:
-            return None
-        still = FaceMotion.at_rest(stop, 25.0)
-        expression = still.expression.copy()
-        expression[:, 24] = 0.5 * np.abs(np.sin(np.arange(stop)))
-        return FaceMotion(
-            "blendshapes",
-            25.0,
-            *(track[first:] for track in (expression, still.rotation, still.translation, still.scale)),
-        )
-
-
 class TestRun:
     pieces = (SoundPiece(tone(0.25, 16000), 16000),) * 2
 
@@ -249,31 +254,6 @@ class TestRun:
         assert all(map(np.array_equal, sink.frames, renderer.frames(whole)))
         assert (report.ended, sink.ended) == ("end", "closed")
         assert report.sound_for_first_frame == 0.25
-
-    def test_a_reader_that_goes_away(self, astronaut_portrait):
-        sink = ListSink(lasting=3)
-        report = LiveRun(StillStream(), MeshRenderer(astronaut_portrait)).through(
-            ReadAhead(self.pieces, 5), lambda piece: sink
-        )
-        assert (report.frames, report.ended) == (3, "reader gone")
-
-    def test_a_broken_source_leaves_nothing(self, astronaut_portrait):
-        def pieces():
-            yield self.pieces[0]
-            raise ValueError("broken")
-
-        sink = ListSink()
-        with pytest.raises(ValueError, match="broken"):
-            LiveRun(StillStream(), MeshRenderer(astronaut_portrait)).through(
-                ReadAhead(pieces(), 5), lambda _: sink
-            )
-        assert sink.ended == "abandoned"
-
-    def test_no_sound_at_all(self, astronaut_portrait):
-        with pytest.raises(ValueError, match="before any sound"):
-            LiveRun(StillStream(), MeshRenderer(astronaut_portrait)).through(
-                ReadAhead([], 5), lambda _: ListSink()
-            )
 
 
 class TestCommand:
@@ -293,6 +273,7 @@ class TestCommand:
         assert main(arguments) == 0
         report = json.loads(capsys.readouterr().out)
         assert (report["frames"], report["ended"]) == (26, "end")
+        assert (report["width"], report["height"]) == (128, 128)
         with av.open(str(target)) as container:
             assert container.streams.video[0].frames == 26
             assert container.streams.audio[0].rate == 22050
@@ -308,6 +289,15 @@ class TestCommand:
             (["--model", "other"], "there is no live model 'other'"),
             (["--look-ahead", "1"], "look_ahead is 1 frames"),
             (["--stall-seconds", "0"], "stalled"),
+            (["--rate", "16000"], "--rate is of raw samples on standard input: it needs --speech -"),
+            (["--speech", "x.wav", "--channels", "2"], "--channels is of raw samples on standard input"),
+            (["--microphone", "--rate", "16000"], "it needs --speech -"),
+            (["--speech", "-", "--rate", "0"], "--rate is 0, expected at least 1"),
+            (["--speech", "-", "--rate", "8000", "--channels", "0"], "--channels is 0, expected at least 1"),
+            (["--speech", "-", "--channels", "2"], "say their --rate too"),
+            (["--speech", "-", "--paced"], "--paced is for sound files"),
+            (["--microphone", "--paced"], "--paced is for sound files"),
+            (["--format", "bgr24"], "--format bgr24 is of raw frames: it needs --out -"),
         ],
     )
     def test_bad_arguments(self, arguments, message, capsys, tmp_path, monkeypatch):
@@ -319,9 +309,6 @@ class TestCommand:
     def test_emotions(self):
         assert parsed_emotion("sad:0.5").strengths[0] == 0.5
         assert parsed_emotion("happy").weights[0, 1] == 1
-
-    def test_models_by_name(self):
-        assert motion_stream("pocket", look_ahead=6).frames_ahead == 10
 
     def test_nothing_but_frames_on_standard_output(self, tmp_path):
         data = (tone(0.5, 16000).T * 32767).astype("<i2").tobytes()
@@ -335,7 +322,9 @@ class TestCommand:
         )
         assert done.returncode == 0
         assert len(done.stdout) == 13 * 64 * 64 * 3
-        assert b"13 frames" in done.stderr
+        lines = done.stderr.splitlines()
+        assert lines[0] == b"64x64 rgb24 at 25 fps"
+        assert b"13 frames of 64x64" in done.stderr
 
     @pytest.mark.skipif(sys.platform == "win32", reason="signals")
     def test_ctrl_c_keeps_what_there_is(self, tmp_path, pytestconfig):

@@ -29,17 +29,17 @@ from talking_portrait.core_models.strict_loading import WeightMismatchError
 def tiny(transform: KeypointTransform = KeypointTransform.WITHOUT_SCALE) -> MotionSpaceParameters:
     dense = DenseMotionParameters(
         keypoints=12, volume_channels=2, volume_depth=2, compressed_channels=1, first_channels=2, max_channels=4,
-        blocks=1,
+        blocks=1, mask_kernel=3,
     )  # fmt: skip
     return MotionSpaceParameters(
         extractor=MotionExtractorParameters(depths=(1, 1), widths=(8, 16), keypoints=12),
         appearance=AppearanceParameters(4, 2, 8, volume_channels=2, volume_depth=2, residual_blocks=1),
         warping=WarpingParameters(out_channels=4, dense_motion=dense),
-        generator=GeneratorParameters(4, 8, middle_blocks=1, out_channels=4, upscale=1),
+        generator=GeneratorParameters(
+            4, 8, middle_blocks=1, out_channels=4, upscale=1, modulation_channels=4
+        ),
         transform=transform,
         picture_size=16,
-        modulation_channels=4,
-        mask_kernel=3,
     )
 
 
@@ -213,8 +213,6 @@ def test_sizes_survive_json():
     ("change", "message"),
     [
         ({"picture_size": 20}, "picture_size is 20, expected a multiple of 8"),
-        ({"mask_kernel": 4}, "mask_kernel is 4"),
-        ({"modulation_channels": 0}, "modulation_channels 0"),
         ({"extractor": MotionExtractorParameters((1,), (8,), keypoints=11)}, "keypoints .* 11 and 12"),
         ({"extractor": MotionExtractorParameters((1, 1), (8,), keypoints=12)}, r"stages .* 2 and 1"),
         ({"generator": GeneratorParameters(5)}, "4 and 5"),
@@ -227,6 +225,35 @@ def test_sizes_survive_json():
 def test_sizes_that_do_not_go_together_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(tiny(), **change)
+
+
+def test_sizes_of_the_first_files_are_read():
+    values = motion_space.small_motion_space().to_dict()
+    first = {
+        **values,
+        "mask_kernel": values["warping"]["dense_motion"].pop("mask_kernel"),
+        "modulation_channels": values["generator"].pop("modulation_channels"),
+    }
+    assert MotionSpaceParameters.from_dict(first) == motion_space.small_motion_space()
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (DenseMotionParameters, {"mask_kernel": 4}, "mask_kernel is 4, expected an odd number"),
+        (GeneratorParameters, {"modulation_channels": 0}, "modulation_channels is 0"),
+    ],
+)
+def test_sizes_out_of_range_are_refused(kind, change, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**change)
+
+
+def test_layers_have_the_sizes_asked_for():
+    networks = new_motion_space(tiny(), 0)
+    assert networks.warping.dense_motion_network.mask.kernel_size == (3, 3, 3)
+    norm = networks.generator.up_0.norm_s
+    assert {norm.mlp_shared[0].out_channels, norm.mlp_gamma.in_channels, norm.mlp_beta.in_channels} == {4}
 
 
 def test_pictures_of_another_size_are_refused():

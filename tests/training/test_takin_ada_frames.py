@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -170,13 +171,15 @@ def test_too_few_made_frames_are_refused():
 
 
 class KnownFace:
-    """A landmarker that finds one face in the middle of every frame that is not nearly black."""
+    """A landmarker that finds one face in every frame that is not nearly black: in the middle, or far to the right
+    where that is bright."""
 
     def detect(self, frame, max_faces=10, at_least=1, search_tiles=True):
         if frame.max() < 8:
             return []
         points = np.zeros((478, 3))
-        place = HeadPose((5, 12, -8), (frame.shape[1] / 2, -frame.shape[0] / 2, 0), 2.0)
+        across = 0.5 if frame[:, -8:].max() < 230 else 0.95
+        place = HeadPose((5, 12, -8), (across * frame.shape[1], -frame.shape[0] / 2, 0), 2.0)
         points[:468] = project_shape(canonical_face().vertices, place)
         return [DetectedFace(points, np.zeros(len(BLENDSHAPE_NAMES)), 1.0, landmarks_box(points[:468]))]
 
@@ -197,15 +200,67 @@ def test_videos_give_frames_with_landmarks_and_fitted_pose(tmp_path, caplog):
     (tmp_path / "notes.txt").write_text("no film")
     ticks = []
     data = sources.video_frames(tmp_path, KnownFace(), 32, progress=lambda *at: ticks.append(at))
-    assert np.bincount(data.persons).tolist() == [5, 3]
-    assert [int((data.clips == clip).sum()) for clip in np.unique(data.clips)] == [3, 2, 3]
+    assert np.bincount(data.persons).tolist() == [5, 2]  # the face that is seen once is no clip
+    assert [int((data.clips == clip).sum()) for clip in np.unique(data.clips)] == [3, 2, 2]
     assert data.size == 32
-    np.testing.assert_allclose(data.angles, np.tile(made.extractor_degrees([[5, 12, -8]]), (8, 1)), atol=0.1)
+    np.testing.assert_allclose(data.angles, np.tile(made.extractor_degrees([[5, 12, -8]]), (7, 1)), atol=0.1)
     assert np.abs(data.landmarks).max() < 1
     middle = data.pictures[:, 16, 16, 0].astype(int)
     assert np.abs(middle[:3] - [80, 120, 160]).max() < 6
     assert "dark.mp4 is left out" in caplog.text
     assert ticks[-1] == (5, 5)
+
+
+def test_a_clip_ends_where_the_face_leaves_its_place_or_is_missing(tmp_path):
+    film(tmp_path / "a.mp4", [100, 100, 250, 250, 250, 0, 250, 250])
+    film(tmp_path / "b.mp4", [90, 90])
+    data = sources.video_frames(tmp_path, KnownFace(), 32)
+    assert [int((data.clips == clip).sum()) for clip in np.unique(data.clips)] == [2, 3, 2, 2]
+    assert np.unique(data.clips).tolist() == [0, 1, 2, 3]
+    assert data.persons.tolist() == [0] * 7 + [1] * 2
+    assert np.abs(data.landmarks).max() < 1  # also where it went: each clip has its own square
+
+
+def test_at_most_so_many_frames_of_a_video_are_taken(tmp_path):
+    film(tmp_path / "a.mp4", [100] * 6)
+    assert len(sources.video_frames(tmp_path, KnownFace(), 32, longest=4)) == 4
+
+
+def test_frames_share_nothing_writeable_and_leave_their_input_alone():
+    data = frames()
+    pictures = data.pictures.copy()
+    own = replace(data, pictures=pictures)
+    assert pictures.flags.writeable
+    assert not own.pictures.flags.writeable
+    pictures[:] = 0
+    np.testing.assert_array_equal(own.pictures, data.pictures)
+    assert replace(own).pictures is own.pictures  # read-only ones are not copied again
+
+
+def test_parts_can_be_joined_as_they_are_made():
+    data = frames()
+    parts = [data.of_persons([person]) for person in range(3)]
+    joined = made.joined_frames((part for part in parts), 24)
+    for name, values in vars(data).items():
+        np.testing.assert_array_equal(values, getattr(joined, name))
+        assert not getattr(joined, name).flags.writeable
+    for wrong, count, message in (
+        (parts, 20, "do(es)? not go with 16 of 20"),
+        (parts, 25, "there are 24 frames to join, expected 25"),
+        ([*parts, frames(size=16)], None, "of 16 px does not go with 24 of 48 frames of 8 px"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            made.joined_frames(iter(wrong), count)
+
+
+def test_large_made_frames_are_enlarged_from_256_pixels():
+    assert [sources.made_drawn_size(size) for size in (32, 64, 128, 256, 512)] == [64, 128, 256, 256, 256]
+    large = sources.made_frames([5], 1, 2, 512, seed=0)
+    small = sources.made_frames([5], 1, 2, 128, seed=0)
+    assert large.size == 512
+    np.testing.assert_allclose(large.landmarks, small.landmarks, atol=0.02)
+    reduced = np.stack([cv2.resize(one, (128, 128), interpolation=cv2.INTER_AREA) for one in large.pictures])
+    assert np.abs(reduced.astype(float) - small.pictures).mean() < 3
 
 
 def test_a_folder_without_faces_is_refused(tmp_path):

@@ -1,6 +1,8 @@
 """Training of the motion space on drawn faces: losses fall, every network learns, runs resume to the bit."""
 
-from dataclasses import replace
+import hashlib
+import json
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -14,25 +16,33 @@ from talking_portrait.core_models.rendering.motion_space import (
     MotionSpaceParameters,
     load_motion_space,
     new_motion_space,
+    published_motion_space,
+    small_motion_space,
 )
+from talking_portrait.core_models.strict_loading import read_metadata
+from talking_portrait.training import takin_ada_frames, takin_ada_motion_space
 from talking_portrait.training import takin_ada_motion_space_run as runs
 from talking_portrait.training.kdtalker_checkpoint import newest_checkpoint
 from talking_portrait.training.kdtalker_run import TrainingDivergedError
 from talking_portrait.training.patch_discriminator import (
     DiscriminatorParameters,
-    PatchDiscriminator,
-    new_discriminator,
 )
-from talking_portrait.training.perceptual_features import RandomFeatures, Vgg19Features, load_vgg19
+from talking_portrait.training.perceptual_features import (
+    RandomFeatures,
+)
 from talking_portrait.training.takin_ada_frames import FrameSampler, FrameSet, pictures_of
 from talking_portrait.training.takin_ada_losses import TakinADALossWeights
 from talking_portrait.training.takin_ada_motion_space import (
-    SMALL_WEIGHTS,
     MotionSpaceTrainer,
-    MotionSpaceTrainingParameters,
-    learning_rate_at,
+    frame_size,
     network_pictures,
     region_mask,
+)
+from talking_portrait.training.takin_ada_motion_space_recipe import (
+    SMALL_WEIGHTS,
+    MotionSpaceTrainingParameters,
+    learning_rate_at,
+    require_recipe_for,
     small_training_recipe,
 )
 
@@ -40,15 +50,17 @@ SIZE = 16
 
 
 def tiny_sizes() -> MotionSpaceParameters:
-    dense = DenseMotionParameters(12, 2, 2, compressed_channels=1, first_channels=2, max_channels=4, blocks=1)
+    dense = DenseMotionParameters(
+        12, 2, 2, compressed_channels=1, first_channels=2, max_channels=4, blocks=1, mask_kernel=3
+    )
     return MotionSpaceParameters(
         extractor=MotionExtractorParameters(depths=(1, 1), widths=(8, 16), keypoints=12),
         appearance=AppearanceParameters(4, 2, 8, volume_channels=2, volume_depth=2, residual_blocks=1),
         warping=WarpingParameters(out_channels=8, dense_motion=dense),
-        generator=GeneratorParameters(8, 8, middle_blocks=1, out_channels=8, upscale=1),
+        generator=GeneratorParameters(
+            8, 8, middle_blocks=1, out_channels=8, upscale=1, modulation_channels=4
+        ),
         picture_size=SIZE,
-        modulation_channels=4,
-        mask_kernel=3,
     )
 
 
@@ -190,6 +202,51 @@ def test_other_frames_are_named_in_the_log(tmp_path, caplog):
     assert "no longer the same run" in caplog.text
 
 
+def test_a_run_goes_on_with_its_own_feature_network():
+    checkpoint = runs.checkpoint_of(begun())
+    assert checkpoint.features == "random convolutions of 3-12-24 channels, seed 20241014"
+    with pytest.raises(ValueError, match=r"began with random convolutions .* given is .* seed 1: give"):
+        runs.trainer_from_checkpoint(checkpoint, FrameSampler(drawn_frames()), features=RandomFeatures(1))
+
+
+def test_a_checkpoint_of_the_first_runs_goes_on_with_a_warning(tmp_path, caplog):
+    trainer, path = begun(), tmp_path / "step_0000000.pt"
+    runs.write_motion_space_checkpoint(path, runs.checkpoint_of(trainer))
+    content = torch.load(path, weights_only=True)
+    del content["features"], content["recipe"]["guided"]
+    torch.save(content, path)
+    checkpoint = runs.read_motion_space_checkpoint(path)
+    assert checkpoint.features is None
+    assert checkpoint.recipe == trainer.recipe
+    runs.trainer_from_checkpoint(checkpoint, FrameSampler(drawn_frames()))
+    assert "does not say what compared pictures" in caplog.text
+
+
+def test_the_weight_file_names_recipe_and_features(tmp_path):
+    guided = tuple(range(2, 12))
+    path = runs.fit_motion_space(begun(guided=guided), tmp_path, until=1)
+    facts = json.loads(read_metadata(path)[runs.TRAINING_ENTRY])
+    assert (facts["step"], tuple(facts["guided"])) == (1, guided)
+    assert facts["features"].startswith("random convolutions")
+    assert runs.read_motion_space_checkpoint(newest_checkpoint(tmp_path)).recipe.guided == guided
+
+
+def test_frames_are_hashed_once_in_a_run(tmp_path, monkeypatch):
+    calls = []
+    plain = takin_ada_frames.frames_digest
+    monkeypatch.setattr(takin_ada_frames, "frames_digest", lambda frames: calls.append(1) or plain(frames))
+    runs.fit_motion_space(begun(steps=3), tmp_path, runs.KeepingParameters(checkpoint_every=1))
+    assert len(calls) == 1
+
+
+def test_frames_are_told_apart_by_all_they_hold():
+    frames = drawn_frames()
+    digest = takin_ada_frames.frames_digest(frames)
+    whole = hashlib.sha256(b"".join(getattr(frames, entry.name).tobytes() for entry in fields(frames)))
+    assert digest == whole.hexdigest()
+    assert digest != takin_ada_frames.frames_digest(replace(frames, angles=frames.angles + 1))
+
+
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
     path = tmp_path / "step_0000001.pt"
     with pytest.raises(FileNotFoundError):
@@ -241,6 +298,9 @@ def test_the_learning_rate_falls_in_a_straight_line_at_the_end():
         {"penalty": "square"},
         {"seed": -1},
         {"pyramid_levels": 0},
+        {"guided": (0, 1, 2)},
+        {"guided": (0, 0, *range(2, 10))},
+        {"guided": (-1, *range(9))},
     ],
 )
 def test_recipes_out_of_range_are_refused(change):
@@ -251,6 +311,47 @@ def test_recipes_out_of_range_are_refused(change):
 def test_recipes_survive_a_dictionary():
     recipe = tiny_recipe(weights=FULL)
     assert MotionSpaceTrainingParameters.from_dict(recipe.to_dict()) == recipe
+
+
+def test_a_recipe_without_guided_keypoints_is_of_the_first_ten():
+    values = tiny_recipe().to_dict()
+    del values["guided"]
+    assert MotionSpaceTrainingParameters.from_dict(values).guided == tuple(range(10))
+    assert (
+        MotionSpaceTrainingParameters.from_dict(json.loads(json.dumps(tiny_recipe().to_dict())))
+        == tiny_recipe()
+    )
+
+
+def test_landmarks_guide_the_keypoints_of_the_recipe():
+    first, last = begun(), begun(guided=tuple(range(2, 12)))
+    batch = first.batch(0)
+    keypoints = torch.zeros(2, 12, 3)
+    keypoints[:, 2:, :2] = batch.driving_landmarks
+    made = takin_ada_motion_space.reenacted(first.networks, batch, first._warp())
+    made = made._replace(source_keypoints=keypoints, driving_keypoints=keypoints)
+    batch = batch._replace(source_landmarks=batch.driving_landmarks)
+    assert last.terms(batch, made)["landmark"] == 0
+    assert first.terms(batch, made)["landmark"] > 0
+
+
+def test_recipes_that_sizes_cannot_follow_are_refused():
+    sizes = tiny_sizes()
+    require_recipe_for(tiny_recipe(guided=tuple(range(2, 12))), sizes)
+    for changes, message in (
+        ({"guided": tuple(range(3, 13))}, "guided is .* keypoints 0 to 11"),
+        ({"pyramid_levels": 6}, "pyramid_levels is 6, but pictures have 16 pixels"),
+        ({"weights": FULL, "discriminator": DiscriminatorParameters(4, layers=4, scales=2)}, "needs 32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            require_recipe_for(replace(tiny_recipe(), **changes), sizes)
+    free = replace(tiny_recipe().weights, landmark=0.0)
+    require_recipe_for(tiny_recipe(guided=tuple(range(3, 13)), weights=free), sizes)
+
+
+def test_frames_are_as_large_as_what_is_read_or_drawn():
+    assert frame_size(published_motion_space()) == 512
+    assert frame_size(small_motion_space()) == 64
 
 
 def test_frames_smaller_than_the_networks_are_refused():
@@ -273,41 +374,3 @@ def test_larger_pictures_are_averaged_down():
     pictures = torch.rand(1, 3, 8, 8)
     torch.testing.assert_close(network_pictures(pictures, 4), torch.nn.functional.avg_pool2d(pictures, 2))
     assert network_pictures(pictures, 8) is pictures
-
-
-def test_random_features_are_the_same_everywhere_and_frozen():
-    first, second = RandomFeatures(), RandomFeatures()
-    assert same(first.state_dict(), second.state_dict())
-    assert not any(p.requires_grad for p in first.parameters())
-    maps = first(torch.full((1, 3, 8, 8), 0.5))
-    assert torch.equal(maps[0], torch.full((1, 3, 8, 8), 0.5))
-    assert maps[1][..., 1:-1, 1:-1].abs().amax() < 1e-5  # an even area has no edges
-
-
-def test_vgg_loads_torchvisions_keys_strictly(tmp_path):
-    network = Vgg19Features()
-    assert [network.features[index].__class__.__name__ for index in network.taken] == ["ReLU"] * 5
-    assert [index - 1 for index in network.taken] == [0, 5, 10, 19, 28]
-    path = tmp_path / "vgg19.pth"
-    further = {"features.34.bias": torch.zeros(1), "classifier.0.weight": torch.zeros(1)}
-    torch.save({**network.state_dict(), **further}, path)
-    loaded = load_vgg19(path)
-    shapes = [tuple(values.shape[1:]) for values in loaded(torch.rand(1, 3, 16, 16))]
-    assert shapes == [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2), (512, 1, 1)]
-    torch.save({"features.0.bias": torch.zeros(64)}, path)
-    with pytest.raises(ValueError, match=r"features\.0\.weight"):
-        load_vgg19(path)
-
-
-def test_the_discriminator_judges_patches_at_every_scale():
-    judge = new_discriminator(DiscriminatorParameters(4, layers=2, scales=2), 0)
-    judged = judge(torch.rand(2, 3, 16, 16))
-    assert [tuple(scores.shape) for scores in judged.scores] == [(2, 1, 4, 4), (2, 1, 2, 2)]
-    assert len(judged.features) == 4
-    again = new_discriminator(DiscriminatorParameters(4, layers=2, scales=2), 0)
-    assert same(judge.eval().state_dict().copy(), judge.state_dict())
-    assert torch.equal(judge.scales[0].last.bias, again.scales[0].last.bias)
-    with pytest.raises(ValueError, match="too small"):
-        PatchDiscriminator()(torch.rand(1, 3, 16, 16))
-    with pytest.raises(ValueError, match="layers is 0"):
-        DiscriminatorParameters(layers=0)

@@ -26,7 +26,9 @@ class DenseMotionParameters:
 
     keypoints: how many; one motion more than that, the first for the background. volume_channels, volume_depth: of
     the feature volume. compressed_channels: of the volume that the motions sample. first_channels: doubled by each of
-    the hourglass's blocks up to max_channels.
+    the hourglass's blocks up to max_channels. mask_kernel: side of the convolution that shares out the motions.
+
+    Raises ValueError for a mask_kernel that is even or below 1.
     """
 
     keypoints: int = 21
@@ -36,6 +38,11 @@ class DenseMotionParameters:
     first_channels: int = 32
     max_channels: int = 1024
     blocks: int = 5
+    mask_kernel: int = 7
+
+    def __post_init__(self) -> None:
+        if self.mask_kernel < 1 or self.mask_kernel % 2 == 0:
+            raise ValueError(f"mask_kernel is {self.mask_kernel}, expected an odd number from 1 on")
 
     @property
     def motions(self) -> int:
@@ -146,7 +153,7 @@ class DenseMotionNetwork(nn.Module):
         self.parameters_used = p = parameters or DenseMotionParameters()
         self.hourglass = Hourglass(p)
         out_channels = p.widths[0] + p.input_channels
-        self.mask = nn.Conv3d(out_channels, p.motions, 7, padding=3)
+        self.mask = nn.Conv3d(out_channels, p.motions, p.mask_kernel, padding=p.mask_kernel // 2)
         self.compress = nn.Conv3d(p.volume_channels, p.compressed_channels, 1)
         self.norm = nn.BatchNorm3d(p.compressed_channels)
         self.occlusion = nn.Conv2d(out_channels * p.volume_depth, 1, 7, padding=3)

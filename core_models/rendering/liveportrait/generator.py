@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 NEGATIVE_SLOPE = 0.2
 MODULATION_CHANNELS = 128
+"""Of the published file, between the features and the gain and offset of every norm."""
 PICTURE_CHANNELS = 3
 
 
@@ -23,7 +24,10 @@ class GeneratorParameters:
 
     feature_channels: of the moved features, which also modulate every block. channels: of the middle blocks.
     middle_blocks: at the features' size. out_channels: before the picture. upscale: of the last step, 2 for a
-    picture of eight times the features' size, 1 for four times.
+    picture of eight times the features' size, 1 for four times. modulation_channels: between the features and the
+    gain and offset of every norm.
+
+    Raises ValueError for modulation_channels below 1.
     """
 
     feature_channels: int = 256
@@ -31,6 +35,11 @@ class GeneratorParameters:
     middle_blocks: int = 6
     out_channels: int = 64
     upscale: int = 2
+    modulation_channels: int = MODULATION_CHANNELS
+
+    def __post_init__(self) -> None:
+        if self.modulation_channels < 1:
+            raise ValueError(f"modulation_channels is {self.modulation_channels}, expected at least 1")
 
 
 class SpectralNormConvolution(nn.Module):
@@ -85,13 +94,13 @@ def fold_spectral_norm(module: nn.Module) -> nn.Module:
 class SpadeNorm(nn.Module):
     """Instance norm whose gain and offset are convolved from the features."""
 
-    def __init__(self, channels: int, feature_channels: int) -> None:
+    def __init__(self, channels: int, feature_channels: int, modulation_channels: int) -> None:
         super().__init__()
         self.mlp_shared = nn.Sequential(
-            nn.Conv2d(feature_channels, MODULATION_CHANNELS, 3, padding=1), nn.ReLU()
+            nn.Conv2d(feature_channels, modulation_channels, 3, padding=1), nn.ReLU()
         )
-        self.mlp_gamma = nn.Conv2d(MODULATION_CHANNELS, channels, 3, padding=1)
-        self.mlp_beta = nn.Conv2d(MODULATION_CHANNELS, channels, 3, padding=1)
+        self.mlp_gamma = nn.Conv2d(modulation_channels, channels, 3, padding=1)
+        self.mlp_beta = nn.Conv2d(modulation_channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, feature: Tensor) -> Tensor:
         shared = self.mlp_shared(F.interpolate(feature, size=x.shape[2:], mode="nearest"))
@@ -101,17 +110,23 @@ class SpadeNorm(nn.Module):
 class SpadeBlock(nn.Module):
     """Residual block of two modulated convolutions; a third in the shortcut when the channels change."""
 
-    def __init__(self, in_channels: int, out_channels: int, feature_channels: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        feature_channels: int,
+        modulation_channels: int = MODULATION_CHANNELS,
+    ) -> None:
         super().__init__()
         middle = min(in_channels, out_channels)
         self.conv_0 = SpectralNormConvolution(in_channels, middle, 3)
         self.conv_1 = SpectralNormConvolution(middle, out_channels, 3)
-        self.norm_0 = SpadeNorm(in_channels, feature_channels)
-        self.norm_1 = SpadeNorm(middle, feature_channels)
+        self.norm_0 = SpadeNorm(in_channels, feature_channels, modulation_channels)
+        self.norm_1 = SpadeNorm(middle, feature_channels, modulation_channels)
         self.has_shortcut = in_channels != out_channels
         if self.has_shortcut:
             self.conv_s = SpectralNormConvolution(in_channels, out_channels, 1, bias=False)
-            self.norm_s = SpadeNorm(in_channels, feature_channels)
+            self.norm_s = SpadeNorm(in_channels, feature_channels, modulation_channels)
 
     def forward(self, x: Tensor, feature: Tensor) -> Tensor:
         shortcut = self.conv_s(self.norm_s(x, feature)) if self.has_shortcut else x
@@ -126,10 +141,11 @@ class SpadeGenerator(nn.Module):
         super().__init__()
         self.parameters_used = p = parameters or GeneratorParameters()
         self.fc = nn.Conv2d(p.feature_channels, p.channels, 3, padding=1)
+        widths = p.feature_channels, p.modulation_channels
         for index in range(p.middle_blocks):
-            setattr(self, f"G_middle_{index}", SpadeBlock(p.channels, p.channels, p.feature_channels))
-        self.up_0 = SpadeBlock(p.channels, p.feature_channels, p.feature_channels)
-        self.up_1 = SpadeBlock(p.feature_channels, p.out_channels, p.feature_channels)
+            setattr(self, f"G_middle_{index}", SpadeBlock(p.channels, p.channels, *widths))
+        self.up_0 = SpadeBlock(p.channels, p.feature_channels, *widths)
+        self.up_1 = SpadeBlock(p.feature_channels, p.out_channels, *widths)
         if p.upscale > 1:
             last = nn.Conv2d(p.out_channels, PICTURE_CHANNELS * p.upscale**2, 3, padding=1)
             self.conv_img = nn.Sequential(last, nn.PixelShuffle(p.upscale))
