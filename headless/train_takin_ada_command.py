@@ -88,7 +88,7 @@ def _add_motion_space(actions: argparse._SubParsersAction) -> None:
     parser.add_argument("--clip-frames", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--small", action="store_true", help="64 px pictures and a recipe for one core")
     parser.add_argument("--vgg19", type=Path, metavar="FILE", help=_VGG_HELP)
-    parser.add_argument("--start-from", type=Path, metavar="FOLDER", help=_START_HELP)
+    parser.add_argument("--start-from", type=Path, metavar="FOLDER|FILE", help=_START_HELP)
     parser.add_argument("--guided", type=int, nargs="+", metavar="KEYPOINT", help=_GUIDED_HELP)
     parser.add_argument(
         "--transform", choices=("without_scale", "liveportrait"), help="default: without_scale"
@@ -115,7 +115,10 @@ _FRAMES_HELP = "frames to learn from; made first, from made heads or --videos, i
 _START_HELP = (
     "LivePortrait's published files: appearance_feature_extractor, motion_extractor, warping_module and "
 )
-_START_HELP += "spade_generator, .safetensors or .pth; not with --small or --resume"
+_START_HELP += (
+    "spade_generator, .safetensors or .pth (not with --small), or an earlier leg's motion_space.safetensors; not with "
+    "--resume"
+)
 _HEADS_HELP = (
     "made heads (default: %(default)s); drawn at 256 px at most, so that larger frames of them are enlarged"
 )
@@ -254,7 +257,8 @@ def training_recipe(options: argparse.Namespace) -> MotionSpaceTrainingParameter
     from ..training.takin_ada_motion_space_recipe import MotionSpaceTrainingParameters, small_training_recipe
 
     recipe = small_training_recipe() if options.small else MotionSpaceTrainingParameters()
-    guided = GUIDED_KEYPOINTS if options.start_from is None else GUIDED_KEYPOINTS_OF_LIVEPORTRAIT
+    published = options.start_from is not None and not options.start_from.is_file()
+    guided = GUIDED_KEYPOINTS_OF_LIVEPORTRAIT if published else GUIDED_KEYPOINTS
     weights = dataclasses.replace(recipe.weights, **_given_weights(options))
     return dataclasses.replace(recipe, weights=weights, **{"guided": guided, **_given_recipe(options)})
 
@@ -294,13 +298,27 @@ def _other_recipe(kept: MotionSpaceTrainingParameters, options: argparse.Namespa
 
 
 def _begun(options: argparse.Namespace, seed: int) -> MotionSpaceNetworks:
-    from ..core_models.rendering.motion_space import motion_space_from_liveportrait, new_motion_space
+    from ..core_models.rendering.motion_space import (
+        load_motion_space,
+        motion_space_from_liveportrait,
+        new_motion_space,
+    )
 
     if options.start_from is None:
         return new_motion_space(_sizes(options), seed)
+    if options.start_from.is_file():
+        return _earlier_leg(load_motion_space(options.start_from), options)
     if options.small:
         raise ValueError("--start-from has the published sizes: leave out --small")
     return motion_space_from_liveportrait(_published_files(options.start_from), _sizes(options).transform)
+
+
+def _earlier_leg(networks: MotionSpaceNetworks, options: argparse.Namespace) -> MotionSpaceNetworks:
+    if networks.parameters_used != _sizes(options):
+        raise ValueError(
+            f"{options.start_from} has other sizes than this run: give --small and --transform as it was trained with"
+        )
+    return networks.train().requires_grad_(True)
 
 
 def _published_files(folder: Path) -> dict[str, Path]:

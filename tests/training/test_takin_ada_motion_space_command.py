@@ -52,6 +52,35 @@ def test_trains_from_made_heads_and_goes_on(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_a_second_leg_begins_with_the_weights_of_the_first(tmp_path, capsys):
+    frames, first = tmp_path / "frames.safetensors", tmp_path / "first"
+    arguments = ["train", "takin-ada", "motion-space", "--frames", str(frames), "--threads", "1"]
+    made = ["--identities", "1", "--clips", "1", "--clip-frames", "3"]
+    small = ["--small", *made, "--batch", "2"]
+    assert main([*arguments, *small, "--out", str(first), "--steps", "1"]) == 0
+    weights = first / "motion_space.safetensors"
+    leg = [
+        *arguments,
+        "--batch",
+        "2",
+        "--start-from",
+        str(weights),
+        "--steps",
+        "1",
+        "--learning-rate",
+        "1e-9",
+    ]
+    assert main([*leg, "--small", "--out", str(tmp_path / "second")]) == 0
+    before, after = (
+        load_motion_space(folder / "motion_space.safetensors") for folder in (first, tmp_path / "second")
+    )
+    for one, other in zip(before.parameters(), after.parameters(), strict=True):
+        assert (one - other).abs().max() < 1e-6
+    assert main([*leg, "--small", "--transform", "liveportrait", "--out", str(tmp_path / "third")]) == 1
+    assert "has other sizes than this run" in capsys.readouterr().err
+    assert command.training_recipe(options("--start-from", str(weights))).guided == tuple(range(10))
+
+
 def test_options_change_the_recipe_and_nothing_else():
     assert command.training_recipe(options("--small")) == small_training_recipe()
     changed = command.training_recipe(
