@@ -310,9 +310,10 @@ def training_loss(
     noise = torch.from_numpy(rng.standard_normal(batch.motion.shape, np.float32)).to(device)
     signal = alphas_cumprod(model.parameters_used.schedule).to(device)[timesteps][:, None, None]
     noisy = signal.sqrt() * batch.motion + (1 - signal).sqrt() * noise
+    goal = noise if model.parameters_used.prediction == "epsilon" else batch.motion
     source = batch.source if model.parameters_used.source_size else None
     conditions = Conditions(speech_given + emotion_part, start, source)
-    denoiser = masked_mean((model.epsilon(noisy, timesteps, conditions, valid) - noise) ** 2, valid)
+    denoiser = masked_mean((model.predicted(noisy, timesteps, conditions, valid) - goal) ** 2, valid)
     pose = sum(
         masked_mean((predictions[name] - batch.motion[..., list(columns)]) ** 2, valid)
         for name, columns in model.parameters_used.layout.controls.items()

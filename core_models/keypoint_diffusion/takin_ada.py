@@ -29,6 +29,7 @@ from .speech_encoder import MelListener, SpeechEncoderParameters
 from .variance_adapter import AdapterMemory, VarianceAdapter
 
 TAKIN_ADA_FPS = 25
+PREDICTIONS = ("epsilon", "x0")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class TakinADAParameters:
     layers, speech_width: of the speech model's hidden states at 50 Hz. encoder, generator: the conformers. token_width:
     of start, source and time in the generator's input; the noisy motion has what is left beside the speech.
     adapter_hidden: of the variance adapters. emotion_window: K, frames whose expression is averaged. window: frames
-    trained on at once. schedule: of the noise. listener: a network that hears log-mel in HuBERT's place, or None;
+    trained on at once. schedule: of the noise. prediction: what the generator says of it, "epsilon" as in the paper
+    or "x0". listener: a network that hears log-mel in HuBERT's place, or None;
     listening: how much of it at a time. closes_lips: whether the model says when lips touch. hears_emotion: whether the
     speech it learned from carried the emotion shown, so that without a given one the heard one is taken, not neutral.
     Raises ValueError for widths that do not add up, or a listener that makes other hidden states.
@@ -56,6 +58,7 @@ class TakinADAParameters:
     emotion_window: int = 25
     window: int = 125
     schedule: str = "ddpm"
+    prediction: str = "epsilon"
     listener: SpeechEncoderParameters | None = None
     listening: ListeningBlocks = field(default_factory=ListeningBlocks)
     closes_lips: bool = False
@@ -70,6 +73,10 @@ class TakinADAParameters:
         for name in ("emotion_window", "window", "layers", "speech_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(
+                f"prediction is {self.prediction!r}, expected {' or '.join(map(repr, PREDICTIONS))}"
+            )
         self._require_fitting_listener()
 
     def _require_fitting_listener(self) -> None:
@@ -289,8 +296,11 @@ class TakinADAModel(nn.Module):
         repeated = [row[:, None].expand(-1, frames, -1) for row in once]
         return torch.cat([conditions.speech, *repeated, self.motion(x)], dim=-1)
 
-    def epsilon(
+    def predicted(
         self, x: Tensor, timesteps: Tensor, conditions: Conditions, valid: Tensor | None = None
     ) -> Tensor:
-        """Return the noise (B, N, size) seen in x (B, N, size) at timesteps (B,). valid: bool (B, N)."""
+        """Return the noise seen in x (B, N, size) at timesteps (B,), or the clean scores, as `prediction` says.
+
+        valid: bool (B, N).
+        """
         return self.output(self.generator(self.tokens(x, timesteps, conditions), valid))

@@ -99,7 +99,14 @@ class GuidedGenerator:
     ) -> Tensor:
         """Return scores (V, n, size) from noise of that shape; known: as `sample_window` has it."""
         return sample_window(
-            self, conditions, noise, self.timesteps, self.signal, "epsilon", known, self.step_done
+            self,
+            conditions,
+            noise,
+            self.timesteps,
+            self.signal,
+            self.model.parameters_used.prediction,
+            known,
+            self.step_done,
         )
 
 

@@ -163,8 +163,8 @@ def test_the_schedule_is_that_of_ho_et_al():
         alphas_cumprod("sigmoid")
 
 
-def epsilon(model, x, step=500, **conditions):
-    return model.epsilon(x, torch.full((len(x),), step), Conditions(**conditions))
+def predicted(model, x, step=500, **conditions):
+    return model.predicted(x, torch.full((len(x),), step), Conditions(**conditions))
 
 
 @pytest.fixture(scope="module")
@@ -186,18 +186,20 @@ class TestWhatReachesTheGenerator:
     @pytest.mark.parametrize("name", ["x", "speech", "start", "source"])
     def test_every_condition(self, model, inputs, name):
         changed = {**inputs, name: inputs[name] + 0.5}
-        assert (epsilon(model, **changed) - epsilon(model, **inputs)).abs().mean() > 1e-3
+        assert (predicted(model, **changed) - predicted(model, **inputs)).abs().mean() > 1e-3
 
     def test_time(self, model, inputs):
-        assert (epsilon(model, step=10, **inputs) - epsilon(model, step=900, **inputs)).abs().mean() > 1e-3
+        assert (
+            predicted(model, step=10, **inputs) - predicted(model, step=900, **inputs)
+        ).abs().mean() > 1e-3
 
     def test_no_start_is_the_learned_one(self, model, inputs):
         learned = {**inputs, "start": model.no_start[None]}
-        assert torch.equal(epsilon(model, **{**inputs, "start": None}), epsilon(model, **learned))
+        assert torch.equal(predicted(model, **{**inputs, "start": None}), predicted(model, **learned))
 
     def test_a_source_is_needed_where_the_model_takes_one(self, model, inputs):
         with pytest.raises(ValueError, match="63 numbers of the source"):
-            epsilon(model, **{**inputs, "source": None})
+            predicted(model, **{**inputs, "source": None})
 
     def test_start_source_and_time_are_repeated_in_every_frame(self, model, inputs):
         conditions = Conditions(inputs["speech"], inputs["start"], inputs["source"])

@@ -52,7 +52,7 @@ def whole_clip(model, hidden, denoising: Denoising, direction: Direction | None 
             def epsilon(speech, x=x, step=step):
                 start = None if direction.start is None else direction.start[None]
                 source = None if direction.source is None else direction.source[None]
-                return model.epsilon(x, torch.tensor([step]), Conditions(speech, start, source))
+                return model.predicted(x, torch.tensor([step]), Conditions(speech, start, source))
 
             felt = epsilon(speech + emotion)
             if denoising.guidance != 1:
@@ -238,3 +238,22 @@ def test_steps_are_told_and_can_be_cancelled(model):
 
     with pytest.raises(KeyboardInterrupt):
         ScoreStream(model, Denoising(steps=4), Direction(), cancel).push(hidden_states(5))
+
+
+def test_a_model_of_clean_motion_gives_what_it_predicts():
+    """With one step the result is the prediction itself, for noise as well as for clean motion."""
+    hidden, denoising = hidden_states(9), Denoising((4,), 1)
+    for prediction in ("x0", "epsilon"):
+        model = takin_ada(replace(SMALL_STREAMING, prediction=prediction, schedule="cosine"))
+        made_scores, _ = streamed(model, hidden, denoising, sizes=(4, 7))
+        speech, emotion, _ = model.conditioned(model.heard(hidden), {}, {})
+        noise = FrameNoise((4,), SMALL.layout.size, 1.0).next(9).double()
+        predicted = model.predicted(noise, torch.tensor([999]), Conditions(speech + emotion))
+        signal = alphas_cumprod("cosine").double()[999]
+        clean = predicted if prediction == "x0" else (noise - (1 - signal).sqrt() * predicted) / signal.sqrt()
+        assert_same_scores(made_scores, clean)
+
+
+def test_other_predictions_are_refused():
+    with pytest.raises(ValueError, match="prediction is 'v', expected 'epsilon' or 'x0'"):
+        replace(SMALL_STREAMING, prediction="v")

@@ -186,6 +186,15 @@ class TestLosses:
             made = getattr(training_loss(model, garbage, RECIPE, 3), name)
             torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5, msg=name)
 
+    def test_the_goal_is_noise_or_clean_motion(self, clips):
+        """Against a model that predicts zeros: noise is 1 on average, clean motion what the windows hold."""
+        for prediction in ("epsilon", "x0"):
+            model = new_model(replace(SMALL, prediction=prediction), clips, 0).eval()
+            batch = draw_batch(model, clips, 8, 0, 0)
+            loss = float(training_loss(model, batch, RECIPE, 0).denoiser)
+            expected = 1.0 if prediction == "epsilon" else float(masked_mean(batch.motion**2, batch.valid))
+            assert loss == pytest.approx(expected, abs=0.05 if prediction == "epsilon" else 1e-5)
+
     def test_the_parts_add_up_by_their_weights(self, clips):
         model = made_model(clips).eval()
         batch = draw_batch(model, clips, 4, 0, 0)
