@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -23,7 +23,7 @@ import torch
 from ..core_models.audio.embedding import embed_audio
 from ..core_models.keypoint_diffusion.loading import load_pocket
 from ..core_models.keypoint_diffusion.motion_vectors import EXPRESSION
-from ..core_models.keypoint_diffusion.takin_ada import TakinADAModel
+from ..core_models.keypoint_diffusion.takin_ada import TakinADAModel, TakinADAParameters
 from ..core_models.keypoint_diffusion.takin_ada_performance import directed
 from ..core_models.keypoint_diffusion.takin_ada_sampler import TakinADASamplingParameters, sample_scores
 from ..core_models.keypoint_diffusion.takin_ada_stream import Direction
@@ -64,7 +64,8 @@ LEAST_SHOWN = 0.6
 class DemonstrationParameters:
     """identities, clips, seconds: of the training data. held_out: people, one clip each. steps, batch: of training.
 
-    sampling_steps: DDIM's. seed: of everything.
+    sampling_steps: DDIM's. seed: of everything. prediction: "x0" with a cosine schedule, as the small sizes have it, or
+    "epsilon" with the paper's.
     """
 
     identities: int = 120
@@ -75,6 +76,7 @@ class DemonstrationParameters:
     batch: int = 16
     sampling_steps: int = 10
     seed: int = 0
+    prediction: str = "x0"
 
 
 class EmotionReader:
@@ -139,6 +141,8 @@ def trained(
     pocket = load_pocket()
     start = listener_weights(pocket)
     sizes = small_keypoint_sizes(pocket)
+    if p.prediction != sizes.prediction:
+        sizes = replace(sizes, prediction=p.prediction, schedule=TakinADAParameters.schedule)
     if last_layer_only:
         logits = torch.full((sizes.layers,), OUT_OF_REACH)
         logits[-1] = 0.0
