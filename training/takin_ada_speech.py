@@ -172,12 +172,14 @@ def averaged_expression(expression: Tensor, frames: int) -> Tensor:
     expression: (..., N, E). An even number of frames reaches one further back than ahead.
     """
     length = expression.shape[-2]
-    rows = expression.cpu().double()  # differences of long sums are small, and some devices know no double
-    sums = F.pad(rows.cumsum(dim=-2), (0, 0, 1, 0))
-    centre = torch.arange(length)
+    overall = expression.mean(
+        dim=-2, keepdim=True
+    )  # without it long sums would grow, and their differences be coarse
+    sums = F.pad((expression - overall).cumsum(dim=-2), (0, 0, 1, 0))
+    centre = torch.arange(length, device=expression.device)
     low = (centre - frames // 2).clamp(min=0)
     high = (centre + (frames + 1) // 2).clamp(max=length)
-    return ((sums[..., high, :] - sums[..., low, :]) / (high - low)[:, None]).to(expression)
+    return overall + (sums[..., high, :] - sums[..., low, :]) / (high - low)[:, None]
 
 
 def step_generator(seed: int, stream: int, step: int) -> np.random.Generator:

@@ -191,7 +191,7 @@ class TestLosses:
         for prediction in ("epsilon", "x0"):
             model = new_model(replace(SMALL, prediction=prediction), clips, 0).eval()
             batch = draw_batch(model, clips, 8, 0, 0)
-            loss = float(training_loss(model, batch, RECIPE, 0).denoiser)
+            loss = training_loss(model, batch, RECIPE, 0).denoiser.item()
             expected = 1.0 if prediction == "epsilon" else float(masked_mean(batch.motion**2, batch.valid))
             assert loss == pytest.approx(expected, abs=0.05 if prediction == "epsilon" else 1e-5)
 
