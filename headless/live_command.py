@@ -23,8 +23,8 @@ EXIT_OK, EXIT_INTERRUPTED = 0, 130
 WARM_UP_SECONDS = 0.1
 """Silence that is made a picture of before the sound: what is loaded on first use must not make a frame late."""
 MODEL_HELP = (
-    "what turns sound into motion: pocket (the default), takin_pocket where this package has it, or the .safetensors "
-    "file of a streaming Takin-ADA model over blendshapes ('talking-portrait train takin-ada speech --made')"
+    "what turns sound into motion: pocket (the default), or the .safetensors file of a streaming Takin-ADA model "
+    "over blendshapes ('talking-portrait train takin-ada speech --made')"
 )
 
 

@@ -17,7 +17,6 @@ from ..core_models.types import (
     KeypointDiffusionModels,
     ModelHandle,
 )
-from ..weights_manifest.manifest import weight_names
 from .host import host
 from .input_files import file_fingerprint
 from .model_cache import model_cache
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from ..core_models.audio.wav2lip_encoder import Wav2LipSpeechEncoder
 
 POCKET_CHOICE, KDTALKER_CHOICE = "pocket (embedded)", "KDTalker"
-TAKIN_POCKET_CHOICE = "takin_pocket (embedded)"
 TRAINED_ENTRIES = {KDTALKER: PARAMETERS_ENTRY, TAKIN_ADA: TAKIN_ADA_ENTRY}
 """Folder of models trained here -> the entry of a file's metadata that says it is one."""
 LOADER = "Load Keypoint Diffusion"
@@ -45,16 +43,12 @@ _ADVICE = f"To go on without them, choose '{POCKET_CHOICE}' in {LOADER}"
 
 
 def model_choices() -> list[str]:
-    """Return what can be chosen: embedded models, KDTalker, and models trained here, by their files' names.
+    """Return what can be chosen: the embedded model, KDTalker, and models trained here, by their files' names.
 
     The last are what `talking-portrait train kdtalker export` and `train takin-ada speech` write, in the `kdtalker` and
     `takin_ada` folders of a models folder.
     """
-    return [*_embedded_choices(), KDTALKER_CHOICE, *sorted(_trained_files())]
-
-
-def _embedded_choices() -> list[str]:
-    return [choice for choice, name in _EMBEDDED.items() if name in weight_names()]
+    return [POCKET_CHOICE, KDTALKER_CHOICE, *sorted(_trained_files())]
 
 
 def _trained_files() -> dict[str, tuple[str, Path]]:
@@ -102,10 +96,8 @@ def keypoint_diffusion_models(
     Raises WeightNotFoundError (an OSError) that lists every missing file and the command that fetches them, and
     ValueError for another choice.
     """
-    if choice in _EMBEDDED:
-        name = _EMBEDDED[choice]
-        handle = ModelHandle(name, str(find_weight(name)))
-        return KeypointDiffusionModels(POCKET, handle) if name == POCKET else _takin_ada_models(handle)
+    if choice == POCKET_CHOICE:
+        return KeypointDiffusionModels(POCKET, ModelHandle(POCKET, str(find_weight(POCKET))))
     dtype = chosen_precision("float32" if precision == "auto" else precision)
     trained = _trained_files()
     if choice != KDTALKER_CHOICE and choice not in trained:
@@ -122,9 +114,6 @@ def keypoint_diffusion_models(
         further = (str(paths["norm.npz"]),)
         handle = ModelHandle(KDTALKER, str(paths["KDTalker.pth"]), dtype, further_paths=further)
     return _kdtalker_models(handle, paths["wav2lip.pth"], compiled)
-
-
-_EMBEDDED = {POCKET_CHOICE: POCKET, TAKIN_POCKET_CHOICE: "takin_pocket"}
 
 
 def _kdtalker_models(denoiser: ModelHandle, encoder: Path, compiled: bool) -> KeypointDiffusionModels:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core_models.audio.listening_windows import ListeningWindows
 from ..core_models.types import BLENDSHAPES, POCKET, Emotion
-from ..weights_manifest.manifest import weight_names
 from .speech_encoders import HUBERT_BASE, HUBERT_LARGE, hubert_handle, hubert_network, hubert_rows
 from .weight_files import found_files
 from .weights import find_weight
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from ..core_models.keypoint_diffusion.takin_ada import TakinADAModel
     from ..core_models.keypoint_diffusion.takin_ada_motion_stream import HubertEar
 
-TAKIN_POCKET = "takin_pocket"
-"""A Takin-ADA model over blendshapes with a listener of its own, where the weights manifest has it."""
 LIVE_STEPS = 10
 """Denoising steps of Takin-ADA in a stream."""
 HUBERT_WINDOWS = ListeningWindows(block_steps=10, behind_steps=200, ahead_steps=10)
@@ -39,10 +35,6 @@ def _pocket(emotion: Emotion | None, seed: int, look_ahead: int | None) -> Motio
     chosen = {} if look_ahead is None else {"look_ahead": look_ahead}
     parameters = PocketStreamParameters(SamplingParameters(seed=seed), **chosen)
     return PocketStream(load_pocket(find_weight(POCKET)), emotion, parameters)
-
-
-def _takin_pocket(emotion: Emotion | None, seed: int, look_ahead: int | None) -> MotionStream:
-    return _takin_ada(find_weight(TAKIN_POCKET), emotion, seed, look_ahead)
 
 
 def _takin_ada(path: Path, emotion: Emotion | None, seed: int, look_ahead: int | None) -> MotionStream:
@@ -101,24 +93,12 @@ def _hubert_ear(model: TakinADAModel, path: Path) -> HubertEar:
     return ear
 
 
-STREAM_MAKERS: dict[str, Callable[[Emotion | None, int, int | None], MotionStream]] = {
-    POCKET: _pocket,
-    TAKIN_POCKET: _takin_pocket,
-}
-"""Name -> what begins a stream of that model, whose weights have the same name. Another model is one entry more."""
-
-
-def stream_names() -> list[str]:
-    """Return the names of models that are offered: those whose weights are in the manifest."""
-    return [name for name in STREAM_MAKERS if name in weight_names()]
-
-
 def motion_stream(
     name: str = POCKET, emotion: Emotion | None = None, seed: int = 0, look_ahead: int | None = None
 ) -> MotionStream:
     """Return a new stream of the model of that name, or of a Takin-ADA model over blendshapes in a .safetensors file.
 
-    name: one of `stream_names`, or a path, in which ~ is the home folder. look_ahead: frames of sound it waits for
+    name: "pocket", or a path, in which ~ is the home folder. look_ahead: frames of sound it waits for
     after a block; None is the model's own choice. A Takin-ADA model without a listener of its own hears HuBERT in
     HUBERT_WINDOWS.
     Raises ValueError for an unknown name, a look-ahead the model cannot have, a model that cannot stream or makes other
@@ -126,9 +106,8 @@ def motion_stream(
     """
     if name.endswith(".safetensors"):
         return _takin_ada(Path(name).expanduser(), emotion, seed, look_ahead)
-    if name not in stream_names():
+    if name != POCKET:
         raise ValueError(
-            f"there is no live model {name!r}; known: {', '.join(stream_names())}, or the .safetensors file of a "
-            "Takin-ADA model"
+            f"there is no live model {name!r}; known: {POCKET}, or the .safetensors file of a Takin-ADA model"
         )
-    return STREAM_MAKERS[name](emotion, seed, look_ahead)
+    return _pocket(emotion, seed, look_ahead)

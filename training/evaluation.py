@@ -37,6 +37,7 @@ from ..core_models.keypoint_diffusion.sampler import (
 )
 from ..core_models.motion.track import CLOSED_APERTURE
 from ..core_models.types import BLENDSHAPE_INDEX, Emotion, FaceMotion
+from .correlation import correlation
 from .mouth_curves import closure_frames, mouth_curves
 from .performance import FPS, mouth_to_blendshapes, perform
 from .pocket_data import (
@@ -64,13 +65,6 @@ LAG_LIMIT = 5  # frames
 VISIBLE_SPREAD = 0.005  # of a coefficient, degree or face unit; a channel that moves less is not judged
 
 Predictor = Callable[[Sound], FaceMotion]
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Pearson's r; 0 when either does not move."""
-    a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / scale) if scale > 1e-12 else 0.0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .opening_regressor import FittingParameters, fitted
 from .takin_ada_frames import FrameSet, pictures_of
 
 EYE_CORNERS = ((0, 1), (3, 4))
@@ -75,24 +76,12 @@ def fitted_eye_regressor(frames: FrameSet, steps: int = 600, seed: int = 0) -> E
 
     Raises ValueError for steps below 1.
     """
-    if steps < 1:
-        raise ValueError(f"steps is {steps}, expected at least 1")
     wanted = torch.from_numpy(frames.openings[:, :2].mean(axis=1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         regressor = EyeRegressor()
-    regressor.mean.copy_(wanted.mean())
-    regressor.deviation.copy_(wanted.std().clamp(min=1e-3))
-    optimiser = torch.optim.Adam(regressor.parameters(), lr=LEARNING_RATE)
-    rng = np.random.default_rng(seed)
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, 3 * (1 - step / steps))
-        index = rng.integers(len(frames), size=BATCH)
-        read = regressor(eye_patches(pictures_of(frames, index), frames.landmarks[index]))
-        error = (read - wanted[index]) / regressor.deviation
-        loss = F.smooth_l1_loss(error, torch.zeros_like(error))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-    return regressor.eval().requires_grad_(False)
+
+    def read(index: np.ndarray) -> Tensor:
+        return regressor(eye_patches(pictures_of(frames, index), frames.landmarks[index]))
+
+    return fitted(regressor, read, wanted, FittingParameters(steps, seed, BATCH, LEARNING_RATE))

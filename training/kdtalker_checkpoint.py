@@ -8,11 +8,7 @@ it is whole and on the disk.
 from __future__ import annotations
 
 import json
-import os
-import pickle
 import re
-import zipfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ from ..core_models.keypoint_diffusion.kdtalker import KDTalkerModel, exported_te
 from ..core_models.keypoint_diffusion.motion_vectors import MotionStatistics
 from ..core_models.strict_loading import require_matching_keys
 from ..core_models.whole_file import renamed_when_whole
+from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
 from .kdtalker import KDTalkerTrainingParameters, new_model
 
 CHECKPOINT_KIND = "kdtalker_training_1"
@@ -77,11 +74,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "optimiser": checkpoint.optimiser,
         "data": checkpoint.data,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed_when_whole(path) as unfinished, unfinished.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    write_checkpoint_content(path, content)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -89,16 +82,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises FileNotFoundError, and ValueError for a file that is damaged or something else.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a checkpoint, or it is cut off: go on from an earlier one")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint: go on from an earlier one") from error
-    if not isinstance(content, Mapping) or content.get("kind") != CHECKPOINT_KIND:
-        raise ValueError(f"{path} is not a checkpoint of 'talking-portrait train kdtalker fit'")
+    content = read_checkpoint_content(path, CHECKPOINT_KIND, "'talking-portrait train kdtalker fit'")
     try:
         return Checkpoint(
             step=content["step"],

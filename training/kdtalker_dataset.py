@@ -20,6 +20,7 @@ from ..core_models.audio.wav2lip_encoder import FEATURE_SIZE
 from ..core_models.keypoint_diffusion.motion_vectors import CANONICAL_SIZE, VECTOR_SIZE
 from ..core_models.types import frozen_array
 from ..core_models.whole_file import renamed_when_whole
+from .clip_file import opened_clip_file, require_finite
 
 CLIP_SUFFIX = ".safetensors"
 CLIP_ENTRY = "kdtalker_clip"
@@ -73,7 +74,7 @@ class Clip:
             object.__setattr__(self, part, frozen_array(getattr(self, part)))
         _require_shapes(self.name, {part: getattr(self, part).shape for part in _SIZES})
         for part in _SIZES:
-            _require_finite(getattr(self, part), part, self.name)
+            require_finite(getattr(self, part), part, self.name)
 
     @property
     def frames(self) -> int:
@@ -96,10 +97,10 @@ class ClipFile:
 
     def read(self, parts: Sequence[str] = tuple(_SIZES)) -> dict[str, np.ndarray]:
         """Return whole arrays of it by name. Raises ValueError for NaN or infinity."""
-        with _opened(self.path) as file:
+        with opened_clip_file(self.path) as file:
             arrays = {part: file.get_tensor(part) for part in parts}
         for part, values in arrays.items():
-            _require_finite(values, part, self.name)
+            require_finite(values, part, self.name)
         return arrays
 
     def loaded(self) -> Clip:
@@ -109,12 +110,12 @@ class ClipFile:
     def window(self, first: int, length: int) -> ClipWindow:
         """Return frame `first` as reference and the `length` frames after it. Raises ValueError for NaN or infinity."""
         stop = first + 1 + length
-        with _opened(self.path) as file:
+        with opened_clip_file(self.path) as file:
             canonical = file.get_slice("canonical")[first : first + 1]
             motion = file.get_slice("motion")[first:stop]
             audio = file.get_slice("audio")[first + 1 : stop]
         for part, values in (("canonical", canonical), ("motion", motion), ("audio", audio)):
-            _require_finite(values, part, self.name)
+            require_finite(values, part, self.name)
         return ClipWindow(canonical[0], motion[0], motion[1:], audio)
 
 
@@ -126,26 +127,6 @@ def _require_shapes(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
                 f"{name}: {part} has shape {shapes[part]}, expected ({frames or 'frames'}, {size}): extract the "
                 "clip again"
             )
-
-
-def _require_finite(values: np.ndarray, part: str, name: str) -> None:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        raise ValueError(
-            f"{name}: {part} holds NaN or infinity ({int(bad.sum())} of {bad.size} numbers): extract the clip again, "
-            "or take the file out of the folder"
-        )
-
-
-def _opened(path: Path):
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(os.fspath(path), framework="numpy")
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}): delete it and extract it again"
-        ) from error
 
 
 def write_clip(path: Path, clip: Clip, facts: Mapping[str, str] | None = None) -> None:
@@ -165,7 +146,7 @@ def write_clip(path: Path, clip: Clip, facts: Mapping[str, str] | None = None) -
 
 def clip_facts(path: Path) -> dict[str, str]:
     """Return a clip file's metadata. Raises OSError, and ValueError for a file that is no safetensors file."""
-    with _opened(path) as file:
+    with opened_clip_file(path) as file:
         return file.metadata() or {}
 
 
@@ -175,7 +156,7 @@ def open_clip(path: Path, name: str | None = None) -> ClipFile:
     Raises OSError, and ValueError for a file that is not a clip or lacks a part of one.
     """
     name = name or path.name
-    with _opened(path) as file:
+    with opened_clip_file(path) as file:
         version = (file.metadata() or {}).get(CLIP_ENTRY)
         present = set(file.keys())
         if version != CLIP_VERSION or not set(_SIZES) <= present:

@@ -6,6 +6,8 @@ tried on people it never saw.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -16,8 +18,7 @@ from torch.nn import functional as F
 from .takin_ada_frames import FrameSet, pictures_of
 
 WIDTHS = (3, 24, 48, 64)
-LEARNING_RATE = 1e-3
-BATCH = 64
+SMALLEST_DEVIATION = 1e-3
 READ_AT_ONCE = 256
 
 
@@ -52,6 +53,43 @@ class OpeningRegressor(nn.Module):
         return torch.cat([self(part) for part in pictures.split(READ_AT_ONCE)]).numpy()
 
 
+@dataclass(frozen=True)
+class FittingParameters:
+    """steps: updates, at least 1. seed: of what each learns from. batch: samples of an update. learning_rate: Adam's,
+    led to 0 over the last third."""
+
+    steps: int
+    seed: int
+    batch: int = 64
+    learning_rate: float = 1e-3
+
+
+def fitted(
+    regressor: nn.Module, read: Callable[[np.ndarray], Tensor], wanted: Tensor, p: FittingParameters
+) -> nn.Module:
+    """Return a regressor, its buffers `mean` and `deviation` set from what is wanted, fitted and in evaluation mode.
+
+    read: gives what the regressor reads off the samples of an index (B,). wanted: (F, ...) of all samples.
+    Raises ValueError for steps below 1.
+    """
+    if p.steps < 1:
+        raise ValueError(f"steps is {p.steps}, expected at least 1")
+    regressor.mean.copy_(wanted.mean(dim=0))
+    regressor.deviation.copy_(wanted.std(dim=0).clamp(min=SMALLEST_DEVIATION))
+    optimiser = torch.optim.Adam(regressor.parameters(), lr=p.learning_rate)
+    rng = np.random.default_rng(p.seed)
+    for step in range(p.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = p.learning_rate * min(1.0, 3 * (1 - step / p.steps))
+        index = rng.integers(len(wanted), size=p.batch)
+        error = (read(index) - wanted[index]) / regressor.deviation
+        loss = F.smooth_l1_loss(error, torch.zeros_like(error))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+    return regressor.eval().requires_grad_(False)
+
+
 def fitted_regressor(frames: FrameSet, steps: int = 800, seed: int = 0) -> OpeningRegressor:
     """Return a regressor fitted to frames with known openings, in evaluation mode.
 
@@ -64,24 +102,6 @@ def fitted_regressor(frames: FrameSet, steps: int = 800, seed: int = 0) -> Openi
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         regressor = OpeningRegressor(frames.size)
-    regressor.mean.copy_(wanted.mean(dim=0))
-    regressor.deviation.copy_(wanted.std(dim=0).clamp(min=1e-3))
-    optimiser = torch.optim.Adam(regressor.parameters(), lr=LEARNING_RATE)
-    rng = np.random.default_rng(seed)
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, 3 * (1 - step / steps))
-        index = rng.integers(len(frames), size=BATCH)
-        error = (regressor(pictures_of(frames, index)) - wanted[index]) / regressor.deviation
-        loss = F.smooth_l1_loss(error, torch.zeros_like(error))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-    return regressor.eval().requires_grad_(False)
-
-
-def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return Pearson's correlation over the first axis of (N, ...) arrays; 0 where one does not change."""
-    a, b = (values - values.mean(axis=0) for values in (np.asarray(first, float), np.asarray(second, float)))
-    size = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
-    return np.divide((a * b).sum(axis=0), size, out=np.zeros_like(size), where=size > 1e-12)
+    return fitted(
+        regressor, lambda index: regressor(pictures_of(frames, index)), wanted, FittingParameters(steps, seed)
+    )

@@ -36,6 +36,9 @@ EMOTION_HEAD: dict[str, tuple[float, float]] = {
 }
 """Liveliness of the head (a factor on its motion) and how it is held (degrees of pitch) at strength 1."""
 
+BROW_SHARES = (("browInnerUp", 1.0), ("browOuterUpLeft", 0.8), ("browOuterUpRight", 0.8))
+"""How far each coefficient goes with a raise of the brows."""
+
 EMOTION_JAW = {"sad": 0.82, "surprised": 1.22}
 
 

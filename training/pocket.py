@@ -33,6 +33,7 @@ from ..core_models.motion.region_names import LIP_PARTING
 from ..core_models.types import BLENDSHAPE_INDEX, EMOTION_NAMES
 from .mel_augmentation import augment
 from .performance import (
+    BROW_SHARES,
     emotion_head_gains,
     emotion_jaw_gains,
     emotion_offsets,
@@ -136,7 +137,7 @@ class WindowSampler:
         take = int(self.rng.integers(len(recording.poses)))
         expression = self.expression(recording.mouth[inside].astype(np.float32), emotion, recording.voice)
         raise_height = recording.brows[take, inside].astype(np.float32)
-        for name, share in (("browInnerUp", 1.0), ("browOuterUpLeft", 0.8), ("browOuterUpRight", 0.8)):
+        for name, share in BROW_SHARES:
             expression[:, BLENDSHAPE_INDEX[name]] += share * raise_height
         pose = recording.poses[take, inside].astype(np.float32) * (1 + float(self.head_gains @ emotion))
         motion = np.concatenate([np.clip(expression, 0, 1), pose], axis=1)

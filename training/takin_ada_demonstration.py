@@ -29,7 +29,7 @@ from ..core_models.keypoint_diffusion.takin_ada_sampler import TakinADASamplingP
 from ..core_models.keypoint_diffusion.takin_ada_stream import Direction
 from ..core_models.rendering.motion_space import MotionSpaceNetworks, load_motion_space
 from ..core_models.types import EMOTION_NAMES, Emotion
-from .evaluation import correlation
+from .correlation import correlation
 from .made_heads.clip import HELD_OUT_IDENTITIES, made_clip
 from .made_heads.identity import made_identity
 from .made_heads.performance import silent_performance

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from ..core_models.rendering.motion_space import MotionSpaceNetworks, SpaceMotion, load_motion_space
+from .correlation import correlation
 from .eye_regressor import EyeRegressor, fitted_eye_regressor
-from .opening_regressor import OpeningRegressor, correlation, fitted_regressor, openings_of
+from .opening_regressor import OpeningRegressor, fitted_regressor, openings_of
 from .takin_ada_frame_sources import made_frames
 from .takin_ada_frames import FrameSet, pictures_of, read_frames
 from .takin_ada_motion_space import network_pictures

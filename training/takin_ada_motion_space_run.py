@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import pickle
 import time
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,7 +25,7 @@ from ..core_models.rendering.motion_space import (
 )
 from ..core_models.strict_loading import require_matching_keys
 from ..core_models.types import ProgressCallback
-from ..core_models.whole_file import renamed_when_whole
+from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
 from .kdtalker_checkpoint import (
     checkpoint_path,
     remove_old_checkpoints,
@@ -154,11 +151,7 @@ def write_motion_space_checkpoint(path: Path, checkpoint: MotionSpaceCheckpoint)
     content.update(
         kind=CHECKPOINT_KIND, parameters=checkpoint.parameters.to_dict(), recipe=checkpoint.recipe.to_dict()
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed_when_whole(path) as unfinished, unfinished.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    write_checkpoint_content(path, content)
 
 
 def read_motion_space_checkpoint(path: Path) -> MotionSpaceCheckpoint:
@@ -166,16 +159,8 @@ def read_motion_space_checkpoint(path: Path) -> MotionSpaceCheckpoint:
 
     Raises FileNotFoundError, and ValueError for a file that is damaged or something else.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a checkpoint, or it is cut off: go on from an earlier one")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint: go on from an earlier one") from error
-    if not isinstance(content, Mapping) or content.get("kind") != CHECKPOINT_KIND:
-        raise ValueError(f"{path} is not a checkpoint of 'talking-portrait train takin-ada motion-space'")
+    maker = "'talking-portrait train takin-ada motion-space'"
+    content = read_checkpoint_content(path, CHECKPOINT_KIND, maker)
     try:
         content = {"features": None, **content}
         values = {entry.name: content[entry.name] for entry in fields(MotionSpaceCheckpoint)}

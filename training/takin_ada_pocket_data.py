@@ -19,12 +19,17 @@ from ..core_models.keypoint_diffusion.takin_ada import TakinADAModel, TakinADAPa
 from ..core_models.motion.emotion_expression import emotion_shapes
 from ..core_models.motion.region_names import LIP_PARTING
 from ..core_models.types import BLENDSHAPE_INDEX, BLENDSHAPE_NAMES, EMOTION_NAMES
-from .performance import emotion_head_gains, emotion_jaw_gains, emotion_rest, mouth_to_blendshapes
+from .performance import (
+    BROW_SHARES,
+    emotion_head_gains,
+    emotion_jaw_gains,
+    emotion_rest,
+    mouth_to_blendshapes,
+)
 from .pocket import PRESS, TOUCHING_PRESS
 from .pocket_data import Recording
 from .takin_ada_speech import SpeechClip
 
-BROW_RAISES = (("browInnerUp", 1.0), ("browOuterUpLeft", 0.8), ("browOuterUpRight", 0.8))
 PARTED_JAW = 0.12
 """jawOpen - mouthClose at which what an emotion does to parted lips acts in full; lips that meet stay together."""
 NEUTRAL_SHARE = 0.25
@@ -92,7 +97,7 @@ def performed(recording: Recording, emotion: np.ndarray, take: int) -> np.ndarra
     parted = np.clip((expression[:, _JAW_AND_CLOSE] @ [1, -1]) / PARTED_JAW, 0, 1)
     offsets[:, [BLENDSHAPE_INDEX[name] for name in LIP_PARTING]] *= parted[:, None]
     expression += offsets
-    for name, share in BROW_RAISES:
+    for name, share in BROW_SHARES:
         expression[:, BLENDSHAPE_INDEX[name]] += share * recording.brows[take].astype(np.float32)
     pose = recording.poses[take].astype(np.float32) * (1 + float(emotion_head_gains() @ emotion))
     pose = pose + (emotion @ emotion_rest())[len(BLENDSHAPE_NAMES) :]

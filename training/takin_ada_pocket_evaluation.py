@@ -27,10 +27,10 @@ from ..core_models.keypoint_diffusion.takin_ada_loading import load_takin_ada
 from ..core_models.keypoint_diffusion.takin_ada_motion_stream import face_stream
 from ..core_models.keypoint_diffusion.takin_ada_performance import TakinADAOptions, speaking_face
 from ..core_models.types import BLENDSHAPE_INDEX, EMOTION_NAMES, Emotion, FaceMotion
+from .correlation import correlation
 from .evaluation import (
     Clip,
     Predictor,
-    correlation,
     energy_predictor,
     held_out_clips,
     mouth_scores,

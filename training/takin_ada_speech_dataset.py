@@ -20,6 +20,7 @@ from ..core_models.keypoint_diffusion.motion_vectors import CANONICAL_SIZE, VECT
 from ..core_models.keypoint_diffusion.takin_ada import TakinADAParameters
 from ..core_models.types import EMOTION_NAMES
 from ..core_models.whole_file import renamed_when_whole
+from .clip_file import opened_clip_file, require_finite
 from .kdtalker_dataset import CLIP_SUFFIX
 
 CLIP_ENTRY = "takin_ada_clip"
@@ -54,7 +55,7 @@ class HeardClip:
     def __post_init__(self) -> None:
         _require_shapes(self.name, {part: values.shape for part, values in self.arrays.items()})
         for part, values in self.arrays.items():
-            _require_finite(values, part, self.name)
+            require_finite(values, part, self.name)
 
     @property
     def frames(self) -> int:
@@ -113,21 +114,10 @@ class SpeechClipFile:
 
 
 def _read(path: Path, name: str, part: str, rows: slice) -> np.ndarray:
-    with _opened(path) as file:
+    with opened_clip_file(path) as file:
         values = file.get_slice(part)[rows]
-    _require_finite(values, part, name)
+    require_finite(values, part, name)
     return values
-
-
-def _opened(path: Path):
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(os.fspath(path), framework="numpy")
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}): delete it and extract it again"
-        ) from error
 
 
 def _require_shapes(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -150,15 +140,6 @@ def _require_shapes(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         raise ValueError(f"{name}: {'; '.join(wrong)}: extract the clip again")
 
 
-def _require_finite(values: np.ndarray, part: str, name: str) -> None:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        raise ValueError(
-            f"{name}: {part} holds NaN or infinity ({int(bad.sum())} of {bad.size} numbers): extract the clip again, "
-            "or take the file out of the folder"
-        )
-
-
 def write_speech_clip(path: Path, clip: HeardClip, facts: Mapping[str, str] | None = None) -> None:
     """Write a clip as a file that appears under its name when it is whole. facts: further entries of its metadata.
 
@@ -178,7 +159,7 @@ def open_speech_clip(path: Path, name: str | None = None) -> SpeechClipFile:
     Raises OSError, and ValueError for a file that is not a clip or lacks a part of one.
     """
     name = name or path.name
-    with _opened(path) as file:
+    with opened_clip_file(path) as file:
         metadata, present = file.metadata() or {}, set(file.keys())
         if metadata.get(CLIP_ENTRY) != CLIP_VERSION or not set(_PARTS) <= present:
             raise ValueError(

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import pickle
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,6 +20,7 @@ from ..core_models.keypoint_diffusion.takin_ada_loading import exported_tensors
 from ..core_models.strict_loading import require_matching_keys
 from ..core_models.types import ProgressCallback
 from ..core_models.whole_file import renamed_when_whole
+from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
 from .kdtalker_dataset import data_digest
 from .kdtalker_run import TrainingDivergedError
 from .takin_ada_speech import (
@@ -130,11 +128,7 @@ class TakinADASpeechTrainer:
             "optimiser": self.optimiser.state_dict(),
             "data": data_digest(self.clips),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with renamed_when_whole(path) as unfinished, unfinished.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
+        write_checkpoint_content(path, content)
 
     @classmethod
     def from_checkpoint(
@@ -211,7 +205,7 @@ def read_speech_checkpoint(path: Path) -> SpeechCheckpoint:
 
     Raises FileNotFoundError, and ValueError for a file that is damaged or something else.
     """
-    content = _checkpoint_content(path)
+    content = read_checkpoint_content(path, CHECKPOINT_KIND, "Takin-ADA's second stage")
     try:
         return SpeechCheckpoint(
             step=content["step"],
@@ -224,20 +218,6 @@ def read_speech_checkpoint(path: Path) -> SpeechCheckpoint:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was written by another version of this package ({error})") from error
-
-
-def _checkpoint_content(path: Path) -> Mapping:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a checkpoint, or it is cut off")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint") from error
-    if not isinstance(content, Mapping) or content.get("kind") != CHECKPOINT_KIND:
-        raise ValueError(f"{path} is not a checkpoint of Takin-ADA's second stage")
-    return content
 
 
 def fit(

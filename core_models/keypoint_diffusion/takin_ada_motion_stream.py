@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..audio.frame_clock import frame_count
 from ..audio.listening_blocks import MEL_PER_STEP, ListenerStream
+from ..audio.listening_windows import STEPS_PER_FRAME
 from ..audio.mel import FLOOR_DB, SAMPLE_RATE, scale_decibels
 from ..audio.mel_stream import MelStream, RunningLevel, raised_decibels
 from ..motion.eye_life_stream import EyeLifeStream
@@ -26,7 +27,7 @@ from .motion_stream import CLOSURE_MARGIN
 from .sampler import SamplingParameters, to_face_motion
 from .takin_ada import TAKIN_ADA_FPS, TakinADAModel
 from .takin_ada_performance import TakinADAOptions, directed, keypoint_direction, placed_on
-from .takin_ada_stream import STEPS_PER_FRAME, Direction, MadeFrames, ScoreStream
+from .takin_ada_stream import Direction, MadeFrames, ScoreStream
 
 if TYPE_CHECKING:
     from ..audio.listening_windows import FeatureStream

@@ -14,13 +14,13 @@ from torch import Tensor
 from ..audio.embedding import HUBERT, LOG_MEL
 from ..audio.frame_clock import frame_count
 from ..audio.listening_blocks import heard_in_blocks
+from ..audio.listening_windows import STEPS_PER_FRAME
 from ..audio.mel import FLOOR_DB, scale_decibels
 from ..types import AudioEmbedding, Emotion, ProgressCallback
 from .choices import MOST_VARIATIONS, successive_seeds
 from .sampler import frame_aligned_mel
 from .takin_ada import TAKIN_ADA_FPS, TakinADAModel
 from .takin_ada_stream import (
-    STEPS_PER_FRAME,
     Denoising,
     Direction,
     FrameNoise,

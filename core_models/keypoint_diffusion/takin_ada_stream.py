@@ -13,15 +13,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..audio.listening_windows import STEPS_PER_FRAME
 from .choices import TRAILING
 from .conformer_stream import ConformerMemory, advance, no_memory
 from .ddim import sample_window
 from .schedule import alphas_cumprod, sampling_timesteps
 from .takin_ada import Conditions, TakinADAModel
 from .variance_adapter import AdapterMemory
-
-STEPS_PER_FRAME = 2
-"""Hidden states at 50 Hz for each video frame."""
 
 Given = Callable[[int, int], Mapping[str, Tensor]]
 """(first frame, count) -> what is given of them, (count, size) z-scores by name; the rest is predicted."""

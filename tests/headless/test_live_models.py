@@ -20,9 +20,7 @@ from talking_portrait.runtime.model_cache import model_cache
 from talking_portrait.runtime.motion_streams import (
     HUBERT_WINDOWS,
     LIVE_STEPS,
-    TAKIN_POCKET,
     motion_stream,
-    stream_names,
 )
 from talking_portrait.runtime.weights import WeightNotFoundError
 
@@ -66,16 +64,9 @@ class TestNames:
     def test_the_pocket_model(self):
         assert motion_stream("pocket", look_ahead=6).frames_ahead == 10
 
-    def test_takin_pocket_is_offered_where_the_manifest_has_it(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(motion_streams, "weight_names", lambda: ("pocket",))
-        assert stream_names() == ["pocket"]
+    def test_other_names_are_refused(self):
         with pytest.raises(ValueError, match="no live model 'takin_pocket'; known: pocket, or"):
-            motion_stream(TAKIN_POCKET)
-        path = saved(tmp_path / "m.safetensors", SMALL_LISTENING)
-        monkeypatch.setattr(motion_streams, "weight_names", lambda: ("pocket", "takin_pocket"))
-        monkeypatch.setattr(motion_streams, "find_weight", {"takin_pocket": path}.__getitem__)
-        assert stream_names() == ["pocket", "takin_pocket"]
-        assert stream_motion(motion_stream(TAKIN_POCKET, HAPPY), sound(1.0), 640).frame_count == 25
+            motion_stream("takin_pocket")
 
 
 class TestFiles:

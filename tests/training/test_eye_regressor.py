@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from talking_portrait.training.correlation import correlation
 from talking_portrait.training.eye_regressor import PATCH, EyeRegressor, eye_patches, fitted_eye_regressor
-from talking_portrait.training.opening_regressor import correlation
 from talking_portrait.training.takin_ada_frames import FrameSet, pictures_of
 
 

@@ -244,13 +244,13 @@ def test_only_the_steps_of_a_window_are_read(tmp_path, monkeypatch):
     write_speech_clip(tmp_path / "a.safetensors", made_clip(frames=200))
     clips = open_speech_clips(tmp_path)
     model = new_model(SMALL_KEYPOINTS, clips, seed=0)
-    read, whole = [], dataset._require_finite
+    read, whole = [], dataset.require_finite
 
     def watched(values, part, name):
         read.append((part, len(values)))
         whole(values, part, name)
 
-    monkeypatch.setattr(dataset, "_require_finite", watched)
+    monkeypatch.setattr(dataset, "require_finite", watched)
     batch_of(model, clips, [100])
     assert ("hidden_states", 40) in read
     assert ("canonical", 1) in read

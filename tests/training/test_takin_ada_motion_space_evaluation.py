@@ -8,8 +8,9 @@ import torch
 from talking_portrait.core_models.motion.keypoint_transform import KeypointTransform, rotation_of_angles
 from talking_portrait.core_models.rendering.motion_space import SpaceMotion
 from talking_portrait.training import takin_ada_motion_space_evaluation as evaluation
+from talking_portrait.training.correlation import correlation
 from talking_portrait.training.eye_regressor import fitted_eye_regressor
-from talking_portrait.training.opening_regressor import correlation, fitted_regressor, openings_of
+from talking_portrait.training.opening_regressor import fitted_regressor, openings_of
 from talking_portrait.training.takin_ada_frames import FrameSet, pictures_of
 
 SIZE = 16

@@ -18,6 +18,7 @@ from ...core_models.face.topology import (
     canonical_face,
 )
 from ...core_models.types import LANDMARK_COUNT
+from .canvas import ramp
 from .identity import FaceForm, MadeIdentity
 
 PICTURE_CENTIMETRES = 32.5
@@ -94,17 +95,17 @@ def _with_outline(mean: np.ndarray, form: FaceForm) -> np.ndarray:
     """Return the mesh with the identity's outline: width, length, jaw, chin, cheeks, forehead."""
     shape = mean.copy()
     x, y = mean[:, 0], mean[:, 1]
-    below = _ramp(-1.0, -6.5, y)
-    chin = _ramp(-6.0, -9.0, y)
-    side = _ramp(2.5, 6.5, np.abs(x))
+    below = ramp(-1.0, -6.5, y)
+    chin = ramp(-6.0, -9.0, y)
+    side = ramp(2.5, 6.5, np.abs(x))
     cheekbone = np.exp(-0.5 * ((y - 0.3) / 2.0) ** 2) * side
     cheek = np.exp(-0.5 * ((y + 3.5) / 2.3) ** 2) * side
     wider = 0.055 * form.jaw_width * below * side + 0.05 * form.chin_width * chin
     wider += 0.028 * form.cheekbones * cheekbone + 0.032 * form.cheek_fullness * cheek
     shape[:, 0] = x * (1 + 0.03 * form.width + wider)
-    shape[:, 1] = y * (1 + 0.022 * form.length) - 0.38 * form.chin_length * _ramp(-5.2, -8.5, y)
-    shape[:, 1] += 0.35 * form.forehead * _ramp(5.0, 8.2, y)
-    shape[:, 2] += 0.12 * form.cheekbones * np.exp(-0.5 * ((y - 0.3) / 1.6) ** 2) * _ramp(2.0, 4.5, np.abs(x))
+    shape[:, 1] = y * (1 + 0.022 * form.length) - 0.38 * form.chin_length * ramp(-5.2, -8.5, y)
+    shape[:, 1] += 0.35 * form.forehead * ramp(5.0, 8.2, y)
+    shape[:, 2] += 0.12 * form.cheekbones * np.exp(-0.5 * ((y - 0.3) / 1.6) ** 2) * ramp(2.0, 4.5, np.abs(x))
     return shape
 
 
@@ -119,14 +120,14 @@ def _with_features(mesh: np.ndarray, form: FaceForm) -> np.ndarray:
     across = np.abs(mesh[:, 0])
     arch = np.exp(-0.5 * ((across - 4.2) / 1.1) ** 2) - 0.6 * np.exp(-0.5 * ((across - 1.5) / 1.0) ** 2)
     shape[:, 1] += brow * (0.20 * form.brow_height + 0.10 * form.brow_arch * arch)
-    shape[:, 1] += 0.05 * form.sides * _ramp(0, 6, mesh[:, 0]) * _ramp(-9, 0, mesh[:, 1])
+    shape[:, 1] += 0.05 * form.sides * ramp(0, 6, mesh[:, 0]) * ramp(-9, 0, mesh[:, 1])
     return shape
 
 
 def _form_nose(shape: np.ndarray, form: FaceForm) -> None:
     x, y = shape[:, 0].copy(), shape[:, 1].copy()
-    nose = np.exp(-0.5 * ((y + 1.4) / 1.1) ** 2) * (1 - _ramp(1.6, 3.0, np.abs(x)))
-    bridge = (1 - _ramp(0.9, 2.0, np.abs(x))) * _ramp(3.8, 0.0, y) * _ramp(-3.2, -1.6, y)
+    nose = np.exp(-0.5 * ((y + 1.4) / 1.1) ** 2) * (1 - ramp(1.6, 3.0, np.abs(x)))
+    bridge = (1 - ramp(0.9, 2.0, np.abs(x))) * ramp(3.8, 0.0, y) * ramp(-3.2, -1.6, y)
     shape[:, 0] += x * nose * 0.11 * form.nose_width
     shape[:, 1] -= 0.20 * form.nose_length * nose
     shape[:, 2] += 0.28 * form.nose_depth * bridge
@@ -135,8 +136,8 @@ def _form_nose(shape: np.ndarray, form: FaceForm) -> None:
 def _form_mouth(shape: np.ndarray, form: FaceForm) -> None:
     x, y = shape[:, 0].copy(), shape[:, 1].copy()
     seam = -4.27
-    near = np.exp(-0.5 * ((y - seam) / 1.6) ** 2) * (1 - _ramp(3.0, 5.5, np.abs(x)))
-    lips = np.exp(-0.5 * ((y - seam) / 0.95) ** 2) * (1 - _ramp(2.2, 3.4, np.abs(x)))
+    near = np.exp(-0.5 * ((y - seam) / 1.6) ** 2) * (1 - ramp(3.0, 5.5, np.abs(x)))
+    lips = np.exp(-0.5 * ((y - seam) / 0.95) ** 2) * (1 - ramp(2.2, 3.4, np.abs(x)))
     shape[:, 0] += x * near * (0.05 + 0.065 * form.lip_width)
     shape[:, 1] += (y - seam) * lips * (0.02 + 0.16 * form.lip_fullness)
     shape[:, 1] += 0.14 * form.mouth_height * near
@@ -155,9 +156,3 @@ def _form_eye(shape: np.ndarray, eye: np.ndarray, side: int, form: FaceForm) -> 
     shape[:, 0] += side * 0.09 * form.eye_spacing * near
     shape[:, 1] += side * offset[:, 0] * near * 0.045 * form.eye_tilt
     shape[:, 2] -= 0.12 * form.eye_depth * near
-
-
-def _ramp(low: float, high: float, value: np.ndarray) -> np.ndarray:
-    """Return 0 at `low` to 1 at `high`, smooth; `low` may be the larger."""
-    t = np.clip((value - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)

@@ -18,7 +18,14 @@ from ...core_models.types import (
     Emotion,
     FaceMotion,
 )
-from ..performance import FPS, emotion_head_gains, emotion_jaw_gains, emotion_rest, mouth_to_blendshapes
+from ..performance import (
+    BROW_SHARES,
+    FPS,
+    emotion_head_gains,
+    emotion_jaw_gains,
+    emotion_rest,
+    mouth_to_blendshapes,
+)
 from ..pocket_data import ESPEAK_LANGUAGES, ESPEAK_VARIANTS, SILENT_LEAD, delayed, espeak_voice, record
 from ..speech_synthesis import SAMPLE_RATE, EspeakSynthesiser, Utterance
 from ..speech_texts import sentence
@@ -31,7 +38,6 @@ MIXED_SHARE = 0.25
 STRENGTH_RANGE = (0.4, 1.2)
 LOUDNESS_RANGE = (0.25, 0.9)
 """Peak of a performance's sound."""
-BROW_SHARES = (("browInnerUp", 1.0), ("browOuterUpLeft", 0.8), ("browOuterUpRight", 0.8))
 
 WANDERING_SHAPES: dict[str, float] = {
     **{"jawOpen": 0.75, "mouthClose": 0.0, "mouthPucker": 0.8, "mouthFunnel": 0.6, "mouthSmile": 0.7},
