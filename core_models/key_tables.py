@@ -37,6 +37,23 @@ KEY_TABLES: dict[str, KeyTable] = {
         "state_dict.module.output_block.*": None,
         "optimizer.*": None,
     },
+    "actalker_audio_linear": {},  # these files' keys are our modules' own
+    "actalker_pose_guider": {},
+    "actalker_id_proj_model": {},
+    "actalker_vasa_linear": {},
+    "actalker_expression": {
+        "generator.expression_model.*": "expression.*",
+        "pose_model.*": "pose.*",
+        "*": None,  # the generator whose training made them
+    },
+    "arcface_pth": {},
+    "whisper_transformers": {
+        "model.encoder.*": "*",
+        "encoder.*": "*",
+        "model.decoder.*": None,  # ACTalker hears, it does not write
+        "decoder.*": None,
+        "proj_out.weight": None,
+    },
     "fantasytalking_ckpt": {"audio_processor.*": "*"},
     "fantasytalking_safetensors": {"audio_processor.*": "*"},
     "fantasytalking_kijai": {

@@ -6,7 +6,8 @@ Nothing here imports torch: heavy modules are imported inside the nodes' methods
 from .audio import AudioEmbedding, MatchAudioToFrames
 from .emotion import EmotionCondition, EmotionFromFace, EmotionOffset, EmotionSweep
 from .expression import ExpressionEditor
-from .face import FaceMaskBuilder, LoadFaceDetector, MakePortrait, PasteBack
+from .face import LoadFaceDetector, MakePortrait, PasteBack
+from .face_masks import FaceMaskBuilder
 from .frame_grid import FrameGrid
 from .inputs import LoadDrivingVideo, LoadPortraitImage, LoadSpeech
 from .keypoint_diffusion import KDTalkerOptionsNode, KeypointDiffusionSampler, LoadKeypointDiffusion

@@ -38,8 +38,9 @@ class AudioEmbedding:
                     {
                         "default": AUTOMATIC,
                         "tooltip": "What listens to the sound: log_mel for the pocket model, wav2lip for KDTalker, "
-                        "hubert (all layers of HuBERT large) for Takin-ADA. automatic takes what the connected "
-                        "model needs; without one, log_mel.",
+                        "hubert (all layers of HuBERT large) for Takin-ADA, whisper (all layers of Whisper tiny) for "
+                        "ACTalker, pocket_listener (the pocket model's ear, no download) for small models trained "
+                        "with this package. automatic takes what the connected model needs; without one, log_mel.",
                     },
                 ),
             },

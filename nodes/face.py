@@ -1,4 +1,4 @@
-"""Faces: the detector, the portrait, masks by contour, and pasting a crop back."""
+"""Faces: the detector, the portrait, and pasting a crop back. Masks are in `face_masks.py`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,6 @@ FACE_INDEX_INPUT = (
         "min": AUTOMATIC,
         "max": 99,
         "tooltip": "Which face, 0 the largest. -1 takes the only one, or the one clearly largest.",
-    },
-)
-_GROW_INPUT = (
-    "FLOAT",
-    {
-        "default": 0.0,
-        "min": -256.0,
-        "max": 256.0,
-        "step": 0.5,
-        "tooltip": "Pixels by which the contours move outwards; negative ones move inwards.",
     },
 )
 
@@ -233,113 +223,6 @@ def face_landmarker(handle: ModelHandle) -> AbstractContextManager[FaceLandmarke
 def chosen_face(face_index: int) -> int | None:
     """Return the widget's face index, -1 meaning that the choice is automatic."""
     return None if face_index == AUTOMATIC else face_index
-
-
-class FaceMaskBuilder:
-    """Face, mouth and motion masks drawn from the contours of the landmarks."""
-
-    CATEGORY = CATEGORY
-    DESCRIPTION = (
-        "Draws masks of the face, the mouth, and the face without the mouth (the part a motion signal "
-        "steers when speech steers the mouth), for a portrait or for every picture of a batch."
-    )
-    RETURN_TYPES = ("MASK", "MASK", "MASK")
-    RETURN_NAMES = ("face", "mouth", "motion")
-    OUTPUT_TOOLTIPS = (
-        "The face, from forehead to chin; one mask per picture.",
-        "The mouth, within the outer contour of the lips.",
-        "The face without the mouth.",
-    )
-    FUNCTION = "build"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..core_models.motion.missing_faces import MISSING_FACE_POLICIES
-
-        policies = [policy for policy in MISSING_FACE_POLICIES if policy in ("error", "previous")]
-        return {
-            "required": {
-                "grow": _GROW_INPUT,
-                "feather": (
-                    "FLOAT",
-                    {
-                        "default": 8.0,
-                        "min": 0.0,
-                        "max": 256.0,
-                        "step": 0.5,
-                        "tooltip": "Pixels over which the edge fades outwards; inside stays 1.",
-                    },
-                ),
-                "on_missing_face": (
-                    policies,
-                    {
-                        "default": "error",
-                        "tooltip": "When a picture of the batch has no face: stop with an error, or repeat "
-                        "the mask of the picture before it.",
-                    },
-                ),
-                "face_index": FACE_INDEX_INPUT,
-            },
-            "optional": {
-                "portrait": (
-                    "PORTRAIT",
-                    {"tooltip": "A portrait: one mask each, of its picture or of every frame of its film."},
-                ),
-                "image": (
-                    "IMAGE",
-                    {"tooltip": "Pictures or the frames of a video instead; needs the face detector."},
-                ),
-                "face_detector": ("FACE_MODEL", {"tooltip": "Finds the face in each picture of the batch."}),
-            },
-        }
-
-    def build(
-        self,
-        grow: float,
-        feather: float,
-        on_missing_face: str,
-        face_index: int,
-        portrait: Portrait | PortraitVideo | None = None,
-        image: Any = None,
-        face_detector: ModelHandle | None = None,
-    ) -> tuple[Any, Any, Any]:
-        from ..core_models.face.masks import MASK_KINDS, masks_of_frames
-        from ..core_models.types import portraits_of
-        from .images import checked_image, mask_from_arrays
-
-        if (portrait is None) == (image is None):
-            raise ValueError("connect either portrait or image (with face_detector), and not both")
-        if portrait is not None:
-            size, landmarks = portrait.size, [one.landmarks for one in portraits_of(portrait)]
-        else:
-            size = (checked_image(image).shape[2], image.shape[1])
-            landmarks = _landmarks_of_batch(image, face_detector, chosen_face(face_index), on_missing_face)
-        masks = {kind: masks_of_frames(kind, landmarks, size, grow, feather) for kind in MASK_KINDS}
-        return tuple(mask_from_arrays(masks[kind]) for kind in self.RETURN_NAMES)
-
-
-def _landmarks_of_batch(
-    image: Any, detector: ModelHandle | None, index: int | None, on_missing_face: str
-) -> list[Any]:
-    from ..core_models.face.landmarker import FaceNotFoundError
-    from ..core_models.face.tracking import follow_face
-    from ..runtime.host import host
-    from .images import frames_from_image
-
-    if detector is None:
-        raise ValueError("masks of an image need face_detector: connect a Load Face Detector node")
-    progress = host().progress(len(image))
-    found: list[Any] = []
-    with face_landmarker(detector) as landmarker:
-        for number, face in enumerate(follow_face(frames_from_image(image), landmarker, index)):
-            if face is None and (on_missing_face == "error" or not found):
-                raise FaceNotFoundError(
-                    f"no face in picture {number} of {len(image)} (counted from 0): leave it out, or set "
-                    "on_missing_face to previous (which the first picture cannot use)"
-                )
-            found.append(face.landmarks if face is not None else found[-1])
-            progress.update(number + 1, len(image))
-    return found
 
 
 class PasteBack:

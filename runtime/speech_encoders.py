@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core_models.types import KeypointDiffusionModels, ModelHandle
+from ..core_models.types import POCKET, KeypointDiffusionModels, ModelHandle
 from .keypoint_diffusion_models import speech_encoder
 from .model_cache import model_cache
 from .renderer_models import chosen_precision
@@ -16,9 +16,17 @@ from .weights import WeightNotFoundError, find_weight
 
 if TYPE_CHECKING:
     from ..core_models.audio.hubert import Hubert
+    from ..core_models.audio.whisper import Whisper
+    from ..core_models.keypoint_diffusion.speech_encoder import MelListener
 
 HUBERT_LARGE, HUBERT_BASE = "hubert_large", "hubert_base"
 """Systems of the weights manifest: 25 hidden states of width 1024, and 13 of width 768."""
+WHISPER_TINY = "whisper_tiny"
+"""System of the weights manifest: 5 hidden states of width 384."""
+WHISPER_ROWS: dict[str, tuple[str, ...]] = {"model.safetensors": (WHISPER_TINY,)}
+"""File, as people know it -> the manifest rows that will do."""
+POCKET_LISTENER_KIND = "pocket_listener"
+"""Name of the pocket model's ear in the shared cache."""
 _ADVICE = "To go on without them, choose another encoder in Audio Embedding"
 
 
@@ -67,13 +75,58 @@ def _loaded_hubert(handle: ModelHandle) -> Hubert:
     return load_hubert(handle.path, getattr(torch, handle.dtype), *handle.further_paths)
 
 
+def whisper_handle(precision: str = "auto") -> ModelHandle:
+    """Return the handle of Whisper tiny, whose file is here.
+
+    precision: "auto" is float32. Raises WeightNotFoundError (an OSError) that names the missing file and the command
+    that fetches it, and ValueError for another precision.
+    """
+    dtype = chosen_precision("float32" if precision == "auto" else precision)
+    paths = found_files(WHISPER_ROWS, WHISPER_TINY, None, _ADVICE)
+    return ModelHandle(WHISPER_TINY, str(paths["model.safetensors"]), dtype)
+
+
+@contextmanager
+def whisper_network(handle: ModelHandle | None = None) -> Iterator[Whisper]:
+    """Give Whisper's encoder from the shared cache, for use in a `with`; None finds Whisper tiny.
+
+    Raises what `whisper_handle` and `load_whisper` raise.
+    """
+    with model_cache().use(handle or whisper_handle(), _loaded_whisper) as network:
+        yield network
+
+
+def _loaded_whisper(handle: ModelHandle) -> Whisper:
+    import torch
+
+    from ..core_models.audio.whisper import load_whisper
+
+    return load_whisper(handle.path, getattr(torch, handle.dtype))
+
+
+@contextmanager
+def pocket_listener_network() -> Iterator[MelListener]:
+    """Give the embedded pocket model's ear from the shared cache, for use in a `with`."""
+    from ..core_models.keypoint_diffusion.pocket_listener import load_pocket_listener
+
+    handle = ModelHandle(POCKET_LISTENER_KIND, str(find_weight(POCKET)))
+    with model_cache().use(handle, lambda wanted: load_pocket_listener(wanted.path)) as network:
+        yield network
+
+
 @contextmanager
 def encoder_network(encoder: str, models: KeypointDiffusionModels | None = None) -> Iterator[Any]:
     """Give the network of one of embedding.NETWORK_LOADERS from the shared cache, for use in a `with`.
 
     models: whose encoder, where they bring their own. Raises WeightNotFoundError when it is not here.
     """
-    from ..core_models.audio.embedding import HUBERT
+    from ..core_models.audio.embedding import HUBERT, POCKET_LISTENER, WAV2LIP, WHISPER
 
-    with hubert_network() if encoder == HUBERT else speech_encoder(models) as network:
+    networks = {
+        WAV2LIP: lambda: speech_encoder(models),
+        HUBERT: hubert_network,
+        WHISPER: whisper_network,
+        POCKET_LISTENER: pocket_listener_network,
+    }
+    with networks[encoder]() as network:
         yield network

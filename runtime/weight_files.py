@@ -16,6 +16,7 @@ SYSTEM_NAMES = {
     "kdtalker": "KDTalker",
     "hubert_large": "HuBERT large",
     "hubert_base": "HuBERT base",
+    "whisper_tiny": "Whisper tiny",
 }
 """Systems as people write them."""
 

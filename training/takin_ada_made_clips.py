@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..core_models.audio.mel import level_gain, mel_decibels
+from ..core_models.audio.mel import levelled_decibels, mel_decibels
 from ..core_models.keypoint_diffusion.motion_layout import keypoint_layout
 from ..core_models.keypoint_diffusion.motion_vectors import CANONICAL_SIZE, EXPRESSION
 from ..core_models.keypoint_diffusion.pocket import PocketModel
@@ -121,8 +121,7 @@ def speech_clip(model: TakinADAModel, seen_clip: SeenClip, name: str) -> SpeechC
 
 def heard_decibels(clip: MadeClip) -> np.ndarray:
     """Return (4N, 80) decibels of a clip's sound, brought to the usual level."""
-    decibels = mel_decibels(np.asarray(clip.sound.waveform)[0])
-    return decibels + level_gain(decibels)
+    return levelled_decibels(mel_decibels(np.asarray(clip.sound.waveform)[0]))
 
 
 def lip_gap(vectors: np.ndarray, canonical: np.ndarray) -> np.ndarray:

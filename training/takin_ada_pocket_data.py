@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..core_models.audio.listening_blocks import heard_in_blocks
-from ..core_models.audio.mel import FLOOR_DB, scale_decibels
+from ..core_models.audio import listening_blocks
 from ..core_models.keypoint_diffusion.conformer import ConformerParameters
 from ..core_models.keypoint_diffusion.motion_layout import blendshape_layout
 from ..core_models.keypoint_diffusion.pocket import PocketModel
@@ -106,12 +105,8 @@ def performed(recording: Recording, emotion: np.ndarray, take: int) -> np.ndarra
 
 def heard_layers(model: TakinADAModel, mel_db: np.ndarray) -> np.ndarray:
     """Return (2N, L, C) float16 hidden states of level-normalised decibels (4N, 80), heard as a stream hears them."""
-    floored = np.maximum(mel_db.astype(np.float32), FLOOR_DB)  # as features are when motion is made
-    mel = torch.from_numpy(scale_decibels(floored))[None]
-    with torch.inference_mode():
-        blocks = model.parameters_used.listening
-        states = heard_in_blocks(model.listener, mel, blocks, float(scale_decibels(FLOOR_DB)))
-    return states[0].transpose(0, 1).half().numpy()
+    states = listening_blocks.heard_layers(model.listener, mel_db, model.parameters_used.listening)
+    return states.half().numpy()
 
 
 def performed_clips(

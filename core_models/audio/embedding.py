@@ -10,20 +10,28 @@ from ..types import AudioEmbedding, ProgressCallback
 from .decode import Sound
 from .frame_clock import frame_count
 from .listening_windows import STEP_RATE
-from .mel import MEL_RATE, SAMPLE_RATE, mel_decibels, normalised_log_mel
+from .mel import MEL_RATE, SAMPLE_RATE, levelled_decibels, mel_decibels, normalised_log_mel
 from .resample import resample, to_mono
 from .wav2lip_mel import SAMPLES_PER_FRAME, VIDEO_FPS, wav2lip_mel
 
 if TYPE_CHECKING:
     import torch
 
+    from ..keypoint_diffusion.speech_encoder import MelListener
     from .hubert import Hubert
     from .wav2lip_encoder import Wav2LipSpeechEncoder
+    from .whisper import Whisper
 
-LOG_MEL, WAV2LIP, HUBERT = "log_mel", "wav2lip", "hubert"
-ENCODER_NAMES: tuple[str, ...] = (LOG_MEL, WAV2LIP, HUBERT)
-"""Encoders that exist so far; wav2vec2 and Whisper come with their systems."""
-NETWORK_LOADERS: dict[str, str] = {WAV2LIP: "load_wav2lip_encoder(path)", HUBERT: "load_hubert(folder)"}
+LOG_MEL, WAV2LIP, HUBERT, WHISPER = "log_mel", "wav2lip", "hubert", "whisper"
+POCKET_LISTENER = "pocket_listener"
+ENCODER_NAMES: tuple[str, ...] = (LOG_MEL, WAV2LIP, HUBERT, WHISPER, POCKET_LISTENER)
+"""Encoders that exist so far; wav2vec2 comes with its system."""
+NETWORK_LOADERS: dict[str, str] = {
+    WAV2LIP: "load_wav2lip_encoder(path)",
+    HUBERT: "load_hubert(folder)",
+    WHISPER: "load_whisper(path)",
+    POCKET_LISTENER: "load_pocket_listener()",
+}
 """Encoders that are networks, and what gives these."""
 
 SILENT_TAIL_FRAMES = 64
@@ -33,7 +41,7 @@ SILENT_TAIL_FRAMES = 64
 def embed_audio(
     sound: Sound,
     encoder: str = LOG_MEL,
-    network: Wav2LipSpeechEncoder | Hubert | None = None,
+    network: Wav2LipSpeechEncoder | Hubert | Whisper | MelListener | None = None,
     progress: ProgressCallback | None = None,
     layer_weights: torch.Tensor | np.ndarray | None = None,
 ) -> AudioEmbedding:
@@ -45,7 +53,11 @@ def embed_audio(
     last 64 of which are those of silence; what KDTalker hears.
     hubert: all hidden states, (2 N, layers, width) at 50 Hz, 25 of width 1024 for the large model; what Takin-ADA
     hears. layer_weights: (layers,) that add up to 1, for their weighted sum (2 N, 1, width) instead.
-    network: the wav2lip encoder or the HuBERT.
+    whisper: all hidden states of Whisper's encoder, (2 N, layers, width) at 50 Hz, 5 of width 384 for the tiny model;
+    what ACTalker hears. Row i is of the sound around i / 50 s, half a step earlier than elsewhere.
+    pocket_listener: what the pocket model's own speech encoder makes of log-mel, (2 N, 6, 192) at 50 Hz; what small
+    models trained with this package hear, without any download.
+    network: the wav2lip encoder, the HuBERT, the Whisper or the MelListener.
 
     Raises ValueError for an unknown encoder, one whose network is not given, or layer weights for another one.
     """
@@ -65,6 +77,10 @@ def embed_audio(
     elif encoder == HUBERT:
         features = _hubert_features(waveform, sound.duration, network, layer_weights, progress)
         rate = STEP_RATE
+    elif encoder == WHISPER:
+        features, rate = _whisper_features(waveform, sound.duration, network, progress), STEP_RATE
+    elif encoder == POCKET_LISTENER:
+        features, rate = _listener_features(waveform, sound.duration, network), STEP_RATE
     else:
         features, rate = torch.from_numpy(normalised_log_mel(mel_decibels(waveform)))[:, None], MEL_RATE
     return AudioEmbedding(features, rate=float(rate), duration=sound.duration, encoder=encoder)
@@ -99,3 +115,21 @@ def _hubert_features(
     return hidden_states(
         network, waveform, total_frames=frames, layer_weights=layer_weights, progress=progress
     )
+
+
+def _whisper_features(
+    waveform: np.ndarray, duration: float, network: Whisper, progress: ProgressCallback | None
+) -> torch.Tensor:
+    from .whisper import Whisper, whisper_features
+
+    if not isinstance(network, Whisper):
+        raise ValueError(f"the encoder {WHISPER!r} is a Whisper, but a {type(network).__name__} was given")
+    return whisper_features(network, waveform, frame_count(duration, VIDEO_FPS), progress)
+
+
+def _listener_features(waveform: np.ndarray, duration: float, network: MelListener) -> torch.Tensor:
+    from .listening_blocks import heard_layers
+
+    samples = frame_count(duration, VIDEO_FPS) * SAMPLES_PER_FRAME
+    heard = np.pad(waveform[:samples], (0, max(0, samples - len(waveform))))
+    return heard_layers(network, levelled_decibels(mel_decibels(heard)))

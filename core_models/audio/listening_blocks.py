@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from .mel import FLOOR_DB, floored_log_mel, scale_decibels
 
 MEL_PER_STEP = 2
 """Log-mel frames (100 Hz) for each step of features (50 Hz)."""
@@ -54,6 +57,19 @@ def heard_in_blocks(
         for first in range(0, count, BLOCKS_AT_ONCE)
     ]
     return torch.cat(made).transpose(0, 1).flatten(1, 2)[None, :, :steps]
+
+
+def heard_layers(listener: nn.Module, mel_db: np.ndarray, blocks: ListeningBlocks | None = None) -> Tensor:
+    """Return hidden states (T, L, C) at 50 Hz of levelled decibels (2T, bands), heard as a stream hears them.
+
+    listener: as `listen` of `heard_in_blocks`, a MelListener on any device. blocks: None is the usual ones. The states
+    are float32, on the CPU, without gradients; what is heard before and after the clip is silence.
+    """
+    weight = next(listener.parameters())
+    mel = torch.from_numpy(floored_log_mel(mel_db.astype(np.float32)))[None].to(weight)
+    with torch.no_grad():
+        states = heard_in_blocks(listener, mel, blocks or ListeningBlocks(), float(scale_decibels(FLOOR_DB)))
+    return states[0].transpose(0, 1).float().cpu().contiguous()
 
 
 class ListenerStream:

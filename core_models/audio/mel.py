@@ -63,9 +63,19 @@ def level_gain(mel_db: np.ndarray) -> float:
     return min(MAX_GAIN_DB, LOUD_FRAME_DB - level)
 
 
+def levelled_decibels(mel_db: np.ndarray) -> np.ndarray:
+    """Return mel decibels (T, 80) with `level_gain` added: the clip at the usual level. Silence may fall below -100."""
+    return mel_db + level_gain(mel_db)
+
+
 def normalised_log_mel(mel_db: np.ndarray) -> np.ndarray:
     """Return level-normalised mel decibels scaled to about -1..2: (dB + 45) / 20, (T, 80) float32."""
-    return scale_decibels(np.maximum(mel_db + level_gain(mel_db), FLOOR_DB))
+    return floored_log_mel(levelled_decibels(mel_db))
+
+
+def floored_log_mel(mel_db: np.ndarray) -> np.ndarray:
+    """Return levelled mel decibels (T, 80) as networks hear them: at least -100 dB, then `scale_decibels`."""
+    return scale_decibels(np.maximum(mel_db, FLOOR_DB))
 
 
 def scale_decibels(mel_db: np.ndarray) -> np.ndarray:

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from talking_portrait.core_models.face.masks import face_mask, masks_of_frames, motion_mask, mouth_mask
+from talking_portrait.core_models.face.masks import (
+    binary_mask,
+    face_mask,
+    face_without_mouth,
+    mask_preview,
+    masks_of_frames,
+    motion_mask,
+    mouth_mask,
+)
 
 SIZE = (512, 512)
 
@@ -109,7 +117,108 @@ def test_masks_of_frames_follow_the_landmarks(points):
     np.testing.assert_allclose(masks[1, 10:, 40:], masks[0, :-10, :-40], atol=1e-6)
 
 
+def test_union_is_where_any_frame_has_it(points):
+    frames = [points, points + np.array([40, 10, 0], np.float32)]
+    face, mouth, motion = (
+        masks_of_frames(kind, iter(frames), SIZE, 2, 3, union=True) for kind in ("face", "mouth", "motion")
+    )
+    assert face.shape == mouth.shape == motion.shape == (1, 512, 512)
+    each = masks_of_frames("mouth", frames, SIZE, 2, 3)
+    np.testing.assert_allclose(mouth[0], each.max(axis=0), atol=1e-6)
+    np.testing.assert_allclose(motion, face - mouth, atol=1e-6)
+
+
+def test_one_frame_is_its_own_union(points):
+    for kind in ("face", "mouth", "motion"):
+        single = masks_of_frames(kind, [points], SIZE, 0, 4)
+        np.testing.assert_allclose(single, masks_of_frames(kind, [points], SIZE, 0, 4, union=True), atol=1e-6)
+        assert single.shape == (1, 512, 512)
+
+
+def test_a_mouth_outside_the_face_takes_nothing_else_away():
+    """A mask drawn by hand need not be part of the face's: motion is then 0 there, not negative."""
+    face, mouth = np.zeros((2, 5, 7), np.float32)
+    face[:3], mouth[2:] = 1, 0.75
+    motion = face_without_mouth(face, mouth)
+    np.testing.assert_array_equal(motion[:, 0], [1, 1, 0.25, 0, 0])
+    with pytest.raises(ValueError, match=r"\(5, 7\), the mouth's \(4, 7\)"):
+        face_without_mouth(face, mouth[1:])
+
+
+def test_binary_masks_reach_what_the_masked_layer_takes():
+    soft = np.array([[0, 0.25, 0.49], [0.5, 0.999, 1]], np.float16)
+    hard = binary_mask(soft)
+    assert hard.dtype == np.float32
+    np.testing.assert_array_equal(hard, [[0, 0, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(binary_mask(soft, 1.0), [[0, 0, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(binary_mask(hard), hard)
+    np.testing.assert_array_equal(binary_mask(hard > 0), hard)
+    assert soft[1, 1] == np.float16(0.999), "the input stays"
+
+
+@settings(deadline=None, max_examples=20)
+@given(threshold=st.floats(0.01, 1), higher=st.floats(0, 0.5))
+def test_a_higher_threshold_never_takes_more(threshold, higher):
+    mask = np.linspace(0, 1, 101).reshape(1, -1)
+    assert (binary_mask(mask, min(1, threshold + higher)) <= binary_mask(mask, threshold)).all()
+
+
+@pytest.mark.parametrize(
+    ("mask", "threshold", "message"),
+    [
+        (np.array([[0.2, np.nan]]), 0.5, "NaN in 1 of 2 pixels"),
+        (np.array([[0, 255]], np.uint8), 0.5, "from 0 to 255, expected 0..1"),
+        (np.array([[-0.1, 1]]), 0.5, "from -0.1 to 1"),
+        (np.array([[0, np.inf]]), 0.5, "from 0 to inf"),
+        (np.zeros((0, 4)), 0.5, r"shape \(0, 4\) has no pixels"),
+        (np.zeros((2, 2)), 0.0, "threshold of a mask is 0.0"),
+        (np.zeros((2, 2)), float("nan"), "threshold of a mask is nan"),
+    ],
+)
+def test_what_cannot_be_made_binary_is_refused(mask, threshold, message):
+    with pytest.raises(ValueError, match=message):
+        binary_mask(mask, threshold)
+
+
+def test_preview_darkens_and_tints():
+    frame = np.full((60, 80, 3), 100, np.uint8)
+    face, mouth = np.zeros((2, 60, 80), np.float32)
+    face[10:50, 20:60] = 1
+    mouth[35:45, 30:50] = 1
+    shown = mask_preview(frame, face, mouth, face - mouth).astype(int)
+    assert shown.shape == (60, 80, 3)
+    assert (shown[0, 0] < 40).all()
+    assert np.ptp(shown[0, 0]) == 0
+    assert shown[40, 40, 0] > shown[40, 40, 1] > shown[40, 40, 2], "the mouth is orange"
+    assert shown[20, 40, 2] > shown[20, 40, 1] > shown[20, 40, 0], "motion is blue"
+    assert (shown[10, 20:60] == 255).all(), "the face's edge is white"
+    untouched = mask_preview(frame, np.ones_like(face), np.zeros_like(face), np.zeros_like(face))
+    np.testing.assert_array_equal(untouched, frame)
+    np.testing.assert_array_equal(frame, 100)
+
+
+def test_preview_of_a_large_odd_picture_is_small(points):
+    frame = np.zeros((1201, 801, 3), np.uint8)
+    masks = [draw(points, (801, 1201), 0, 8) for draw in (face_mask, mouth_mask, motion_mask)]
+    assert mask_preview(frame, *masks).shape == (512, 341, 3)
+    assert mask_preview(frame, *masks, largest_side=0).shape == frame.shape
+
+
+def test_preview_refuses_masks_of_another_picture(points):
+    mask = face_mask(points, SIZE)
+    with pytest.raises(
+        ValueError, match=r"face mask has shape \(512, 512\), but the picture has \(512, 500\)"
+    ):
+        mask_preview(np.zeros((512, 500, 3), np.uint8), mask, mask, mask)
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        mask_preview(np.zeros((512, 512, 3), np.uint8), mask, 2 * mask, mask)
+
+
 def test_bad_requests_are_refused(points):
+    with pytest.raises(ValueError, match=r"shape \(68, 3\)"):
+        face_mask(points[:68], SIZE)
+    with pytest.raises(ValueError, match="finite number"):
+        mouth_mask(np.full_like(points, np.nan), SIZE)
     with pytest.raises(ValueError, match="nose"):
         masks_of_frames("nose", [points], SIZE)
     with pytest.raises(ValueError, match="no frames"):

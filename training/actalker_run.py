@@ -1,0 +1,221 @@
+"""A run of ACTalker's training: steps, averaged weights, checkpoints; resumed, it is the same run bit for bit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core_models.strict_loading import require_matching_keys
+from ..core_models.types import ProgressCallback
+from ..core_models.video_diffusion.actalker.blendshape_motion import HEAD_NUMBERS, SIGNAL_SIZE
+from ..core_models.video_diffusion.actalker.condition_projections import (
+    AudioProjectionParameters,
+    IdentityProjectionParameters,
+    MotionProjectionParameters,
+)
+from ..core_models.video_diffusion.actalker.controlled_transformer import PER_FRAME
+from ..core_models.video_diffusion.actalker.guidance import GuidanceScales
+from ..core_models.video_diffusion.actalker.model import (
+    BLENDSHAPE_MOTION,
+    POCKET_LISTENER,
+    ACTalkerModel,
+    ACTalkerParameters,
+    ClipDefaults,
+    ListeningWindow,
+)
+from ..core_models.video_diffusion.actalker.portrait_encoder import PortraitEncoderParameters
+from ..core_models.video_diffusion.actalker.pose_guider import PoseGuiderParameters
+from ..core_models.video_diffusion.actalker.unet import UNetParameters
+from .actalker import ACTalkerTrainingParameters, TrainingClips, drawn_batch, learning_rate_at, training_loss
+from .actalker_data import FRAME_SIZE, HEARD_BEFORE, HEARD_STEPS
+from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
+from .kdtalker_run import TrainingDivergedError
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_FILE = "checkpoint.pt"
+CHECKPOINT_KIND = "actalker_training_1"
+AVERAGE_WARMUP = 10
+"""The average follows faster while there are few steps to average: decay at most (1 + n) / (10 + n)."""
+
+
+def small_parameters(layers: int, channels: int, layer: str = PER_FRAME) -> ACTalkerParameters:
+    """Return the sizes of a small model for pictures of 64 pixels and latents of 16.
+
+    layers, channels: of what is heard. layer: form of the masked SSM layer.
+    """
+    width, features = 64, 64
+    return ACTalkerParameters(
+        unet=UNetParameters((32, 64, 64), (2, 4, 4), width, 32, layers=1, layer=layer),
+        pose=PoseGuiderParameters(widths=(8, 16, 32), strides=(2, 2), channels=32),
+        audio=AudioProjectionParameters(HEARD_STEPS, layers, channels, hidden=128, tokens=4, width=width),
+        identity=IdentityProjectionParameters(features, hidden=64, width=width),
+        motion=MotionProjectionParameters(SIGNAL_SIZE, HEAD_NUMBERS // 2, HEAD_NUMBERS // 2, width),
+        portrait_encoder=PortraitEncoderParameters(features=features),
+        listening=ListeningWindow(POCKET_LISTENER, HEARD_STEPS, HEARD_BEFORE),
+        motion_kind=BLENDSHAPE_MOTION,
+        defaults=ClipDefaults(
+            window=10,
+            shift=3,
+            steps=12,
+            sigma_min=0.02,
+            sigma_max=40.0,
+            guidance=GuidanceScales(1.0, 1.0, 1.0),
+            image_size=FRAME_SIZE,
+        ),
+    )
+
+
+class ACTalkerTrainer:
+    """A model, its averaged twin, the optimiser and the number of steps done."""
+
+    def __init__(
+        self,
+        parameters: ACTalkerParameters,
+        recipe: ACTalkerTrainingParameters,
+        data: TrainingClips,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """device: where the networks are trained; weights are drawn on the processor whatever it is."""
+        self.recipe, self.data, self.device = recipe, data, torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.model = ACTalkerModel(parameters).to(self.device)
+        self.average = deepcopy(self.model).eval().requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.step = 0
+
+    def train_step(self) -> float:
+        """Update the weights once and return the loss. Raises TrainingDivergedError, before anything is changed."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate_at(self.step, self.recipe)
+        loss = training_loss(self.model, drawn_batch(self.data, self.recipe, self.step), self.recipe.regions)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            raise TrainingDivergedError(
+                f"training diverged in step {self.step}: loss {loss.item()}, gradient norm {norm.item()}; "
+                "begin a new run with a lower learning rate"
+            )
+        self.optimiser.step()
+        self._update_average()
+        self.step += 1
+        return loss.item()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.recipe.average_decay, (1 + self.step) / (AVERAGE_WARMUP + self.step))
+        for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(value, 1 - decay)
+
+    def write_checkpoint(self, path: Path) -> None:
+        """Write all that a continuation needs, whole or not at all."""
+        content = {
+            "kind": CHECKPOINT_KIND,
+            "step": self.step,
+            "parameters": json.dumps(self.model.parameters_used.to_dict()),
+            "recipe": self.recipe.to_dict(),
+            "weights": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        write_checkpoint_content(path, content)
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: ACTalkerCheckpoint, data: TrainingClips, device: torch.device | str = "cpu"
+    ) -> ACTalkerTrainer:
+        """Return the trainer that goes on where a checkpoint was taken."""
+        trainer = cls(checkpoint.parameters, checkpoint.recipe, data, device)
+        trainer.model.load_state_dict(checkpoint.weights)
+        trainer.average.load_state_dict(checkpoint.average)
+        trainer.optimiser.load_state_dict(dict(checkpoint.optimiser))
+        trainer.step = checkpoint.step
+        return trainer
+
+
+@dataclass(frozen=True)
+class ACTalkerCheckpoint:
+    """A run after `step` updates, on the CPU."""
+
+    step: int
+    parameters: ACTalkerParameters
+    recipe: ACTalkerTrainingParameters
+    weights: Mapping[str, torch.Tensor]
+    average: Mapping[str, torch.Tensor]
+    optimiser: Mapping[str, Any]
+
+    def averaged_model(self) -> ACTalkerModel:
+        """Return the model with the averaged weights. Raises WeightMismatchError when they do not fit the sizes."""
+        model = ACTalkerModel(self.parameters)
+        require_matching_keys(model.state_dict(), self.average, "the checkpoint")
+        model.load_state_dict(self.average)
+        return model.eval().requires_grad_(False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What an exported file says of its training: the number of steps and the recipe."""
+        return {"step": self.step, **self.recipe.to_dict()}
+
+
+def read_actalker_checkpoint(path: Path) -> ACTalkerCheckpoint:
+    """Return the checkpoint in a file, on the CPU; no code of it is run.
+
+    Raises FileNotFoundError, and ValueError for a file that is damaged or something else.
+    """
+    content = read_checkpoint_content(path, CHECKPOINT_KIND, "ACTalker's training")
+    try:
+        return ACTalkerCheckpoint(
+            step=content["step"],
+            parameters=ACTalkerParameters.from_dict(json.loads(content["parameters"])),
+            recipe=ACTalkerTrainingParameters.from_dict(content["recipe"]),
+            weights=content["weights"],
+            average=content["average"],
+            optimiser=content["optimiser"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} was written by another version of this package ({error})") from error
+
+
+def fit(
+    trainer: ACTalkerTrainer,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 500,
+    log_every: int = 50,
+    progress: ProgressCallback | None = None,
+    until: int | None = None,
+) -> None:
+    """Train up to the recipe's number of steps, or to step `until`.
+
+    The checkpoint is rewritten every so many steps and at the end. progress: called with (steps done, steps in all);
+    what it raises ends the run, whose checkpoint stays.
+    Raises TrainingDivergedError, and ValueError for numbers of steps below 1.
+    """
+    for name, steps in (("checkpoint_every", checkpoint_every), ("log_every", log_every), ("until", until)):
+        if steps is not None and steps < 1:
+            raise ValueError(f"{name} is {steps}, expected at least 1")
+    stop = trainer.recipe.steps if until is None else min(until, trainer.recipe.steps)
+    began, seen = time.monotonic(), []
+    while trainer.step < stop:
+        seen.append(trainer.train_step())
+        if trainer.step % log_every == 0:
+            logger.info(
+                "step %d, %.0f s: loss %.4f", trainer.step, time.monotonic() - began, sum(seen) / len(seen)
+            )
+            seen = []
+        if checkpoint is not None and (trainer.step % checkpoint_every == 0 or trainer.step == stop):
+            trainer.write_checkpoint(checkpoint)
+        if progress is not None:
+            progress(trainer.step, stop)
