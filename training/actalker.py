@@ -19,13 +19,9 @@ from ..core_models.video_diffusion import edm
 from ..core_models.video_diffusion.actalker.blendshape_motion import motion_numbers
 from ..core_models.video_diffusion.actalker.clip_conditions import pose_features
 from ..core_models.video_diffusion.actalker.controls import ControlSignal, UNetControls
-from ..core_models.video_diffusion.actalker.gates import (
-    REGION_MODES,
-    REGIONS,
-    FaceRegions,
-    regions_of_signals,
-)
+from ..core_models.video_diffusion.actalker.gates import FaceRegions, regions_of_signals
 from ..core_models.video_diffusion.actalker.model import ACTalkerModel
+from ..core_models.video_types import REGION_MODES, REGIONS
 from .actalker_data import FRAME_SIZE, ControlledClip
 
 GATES: tuple[tuple[int, int], ...] = ((1, 1), (1, 0), (0, 1))

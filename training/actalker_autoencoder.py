@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from ..core_models.video_diffusion.autoencoder import (
 )
 from ..core_models.whole_file import renamed_when_whole
 from .actalker_data import ControlledClip
+from .actalker_latents import measured_scaling_factor, pictures_of_frames
 from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
 from .kdtalker_run import TrainingDivergedError
 from .perceptual_features import RandomFeatures
@@ -41,14 +42,12 @@ CHECKPOINT_KIND = "actalker_autoencoder_training_1"
 TRAINING_ENTRY = "actalker_autoencoder_training"
 """Entry of the exported file's metadata that tells how it was trained."""
 SMALL_AUTOENCODER = VideoAutoencoderParameters(
-    block_out_channels=(32, 32, 64), layers_per_block=1, scaling_factor=1.0, force_upcast=False, groups=4
+    block_out_channels=(32, 32, 64), layers_per_block=1, scaling_factor=1.0, force_upcast=False, groups=1
 )
 """Frames of 64 pixels to 4 channels of 16 x 16; 0.76 million weights. The factor is measured when it is exported."""
 FIRST_LOG_VARIANCE, NOISE_SHARE = -5.0, 0.1
 """Of the latents' noise before training, and how much it hangs on the picture, over what is drawn."""
 PRECISIONS = ("float32", "bfloat16")
-FRAMES_AT_ONCE = 64
-"""Frames that are encoded, or decoded, together where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class AutoencoderTrainingParameters:
     clips: int = 4
     frames: int = 3
     alone_share: float = 0.7
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     warmup: int = 50
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
@@ -120,17 +119,6 @@ class AutoencoderLosses(NamedTuple):
     colours: Tensor
     features: Tensor
     divergence: Tensor
-
-
-def pictures_of_frames(frames: np.ndarray) -> Tensor:
-    """Return (N, 3, H, W) float32 in -1..1 of frames (N, H, W, 3) uint8."""
-    return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).float() / 127.5 - 1
-
-
-def frames_of_pictures(pictures: Tensor) -> np.ndarray:
-    """Return (N, H, W, 3) uint8 of pictures (N, 3, H, W) in -1..1; what lies beyond is cut off."""
-    levels = ((pictures.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255)
-    return levels.permute(0, 2, 3, 1).contiguous().to(torch.uint8).numpy()
 
 
 def drawn_batch(
@@ -343,48 +331,6 @@ def train(
             trainer.write_checkpoint(checkpoint)
         if progress is not None:
             progress(trainer.step, stop)
-
-
-def measured_scaling_factor(
-    autoencoder: AutoencoderKLTemporalDecoder, clips: Sequence[ControlledClip], every: int = 4
-) -> float:
-    """Return what latents of the clips, `every` so many of their frames, are multiplied by to spread by 1."""
-    modes = [mode for clip in clips for mode in _modes(autoencoder, clip.frames[::every])]
-    return 1 / float(torch.cat(modes).std())
-
-
-@torch.no_grad()
-def _modes(autoencoder: AutoencoderKLTemporalDecoder, frames: np.ndarray) -> Iterator[Tensor]:
-    for first in range(0, len(frames), FRAMES_AT_ONCE):
-        pictures = pictures_of_frames(frames[first : first + FRAMES_AT_ONCE]).to(autoencoder.device)
-        yield autoencoder.encode(pictures).latent_dist.mode().float().cpu()
-
-
-def encode_clips(autoencoder: AutoencoderKLTemporalDecoder, clips: Sequence[ControlledClip]) -> np.ndarray:
-    """Return (clips, frames, 4, 16, 16) float16: the modes of all frames' latents times the scaling factor.
-
-    Raises ValueError for no clips or clips of several lengths.
-    """
-    lengths = sorted({len(clip) for clip in clips})
-    if len(lengths) != 1:
-        raise ValueError(f"clips of one length are encoded, but these have {lengths or 'none'} frames")
-    factor = autoencoder.config.scaling_factor
-    return np.stack([torch.cat([*_modes(autoencoder, c.frames)]).mul(factor).half().numpy() for c in clips])
-
-
-@torch.no_grad()
-def decode_latents(
-    autoencoder: AutoencoderKLTemporalDecoder, latents: np.ndarray | Tensor, at_once: int = FRAMES_AT_ONCE
-) -> np.ndarray:
-    """Return (N, 64, 64, 3) uint8 RGB of one clip's latents (N, 4, 16, 16), which were multiplied by the factor.
-
-    at_once: frames that are decoded together; each part knows nothing of the others.
-    """
-    whole = (
-        torch.as_tensor(latents).to(autoencoder.device, autoencoder.dtype) / autoencoder.config.scaling_factor
-    )
-    parts = [autoencoder.decode(part, num_frames=len(part)).sample for part in whole.split(at_once)]
-    return np.concatenate([frames_of_pictures(part) for part in parts])
 
 
 def export_autoencoder(trainer: AutoencoderTrainer, target: Path, half: bool = False) -> None:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ..core_models.strict_loading import load_strict
 from ..core_models.whole_file import renamed_when_whole
-from .actalker_autoencoder import decode_latents, encode_clips
 from .actalker_data import FRAME_SIZE, ControlledClip
+from .actalker_latents import decode_latents, encode_clips
 from .correlation import correlation
 from .opening_regressor import FittingParameters, fitted
 

@@ -231,18 +231,17 @@ def with_random_output(build):
     return seeded(made)
 
 
+@pytest.fixture(scope="module")
+def joined(inputs):
+    """The same inputs as one clip, and the passes of both regions over its frames."""
+    tokens, identity, heard, moved = inputs
+    clip = tuple(part.flatten(0, 1)[None] for part in (tokens, heard, moved))
+    over_frames = [(COUNT * torch.arange(FRAMES)[:, None] + selected).flatten() for selected in (MOUTH, REST)]
+    return (clip[0], identity[:1], *clip[1:]), over_frames
+
+
 class TestJoint:
     """The paper's form: one sequence of all frames' tokens, with a residual."""
-
-    @pytest.fixture(scope="class")
-    def joined(self, inputs):
-        """The same inputs as one clip, and the passes of both regions over its frames."""
-        tokens, identity, heard, moved = inputs
-        clip = tuple(part.flatten(0, 1)[None] for part in (tokens, heard, moved))
-        over_frames = [
-            (COUNT * torch.arange(FRAMES)[:, None] + selected).flatten() for selected in (MOUTH, REST)
-        ]
-        return (clip[0], identity[:1], *clip[1:]), over_frames
 
     def test_fresh_is_the_identity(self, joined):
         clip, (mouth, rest) = joined

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...video_types import REGIONS
 from .controls import Region
-from .gates import REGIONS, FaceRegions, regions_of_signals
+from .gates import FaceRegions, regions_of_signals
 from .model import ACTalkerModel
 from .sampler import ClipConditions, SignalTokens
 

@@ -14,11 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...video_types import FULL, REGION_MODES, REGIONS
 from .controls import Region
-
-REGIONS, FULL = "regions", "full"
-"""Joint control by region, as the paper has it; or both signals everywhere, as the released script does it."""
-REGION_MODES = (REGIONS, FULL)
 
 
 @dataclass(frozen=True)
