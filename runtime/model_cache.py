@@ -231,10 +231,15 @@ def _is_network(model: Any) -> bool:
 
 
 def _prepared(network: Any, handle: ModelHandle, owner: Host) -> Any:
-    """Return the network in the handle's dtype; standalone on its device too (in ComfyUI the patcher moves it)."""
+    """Return the network in the handle's dtype, unless it was loaded in several that are to stay (`keeps_its_dtypes`).
+
+    Standalone it is on its device too; in ComfyUI the patcher moves it.
+    """
     import torch
 
-    network = network.eval().requires_grad_(False).to(getattr(torch, handle.dtype))
+    network = network.eval().requires_grad_(False)
+    if not getattr(network, "keeps_its_dtypes", False):
+        network = network.to(getattr(torch, handle.dtype))
     if _is_offloaded(handle):
         return _offloaded(network, handle.device)
     return network if owner.in_comfyui else network.to(handle.device)

@@ -66,6 +66,14 @@ class TestMaskOnTokens:
         assert (rows.diff(dim=1) > 0).all()
         assert not len(selected)
 
+    def test_softens_an_edge_within_a_token_as_bicubic_does(self):
+        mask = torch.zeros(8, 64)
+        mask[:, 36:] = 1  # from the middle of the fifth token
+        assert mask_on_tokens(mask, 8).tolist() == pytest.approx([0, 0, 0, 0, 0.5, 1, 1, 1])
+        mask[:, 37:] = 0
+        # The weight of the pixel half a pixel away, with the parameter -0.75.
+        assert mask_on_tokens(mask, 8).tolist() == pytest.approx([0, 0, 0, 0, 19 / 32, 0, 0, 0])
+
     def test_fills_missing_tokens_with_zero(self):
         values = mask_on_tokens(torch.ones(64, 64), 96)  # the grid is 10 x 9
         assert values.shape == (96,)

@@ -168,6 +168,14 @@ class TestSizes:
         assert change[0] < 1e-6
         assert change[1] > 1e-5
 
+    def test_time_conditions_are_those_of_their_clip(self, unet):
+        steering, latents = controls(MOUTH, EYES, batch=2), normal(2, 3, 8, 8, 8, seed=7)
+        times, levels = torch.tensor([[12.5, 12, 20], [25, 90, 3]]), torch.tensor([0.4, -0.9])
+        both = unet(latents, levels, steering, times)
+        for one in (slice(0, 1), slice(1, 2)):
+            alone = unet(latents[one], levels[one], of_clip(steering, one), times[one])
+            torch.testing.assert_close(both[one], alone, rtol=1e-4, atol=1e-5)
+
     def test_pose_counts_and_may_be_left_out(self, unet):
         steering = controls(MOUTH, EYES)
         assert (run(unet, steering) - run(unet, steering, posed=False)).abs().max() > 1e-4
@@ -180,10 +188,17 @@ class TestSizes:
         assert (half.float() - found).abs().max() < 0.1 * found.abs().max()
 
 
+def of_clip(steering, one):
+    """The controls of some clips of a batch."""
+    audio, motion = (dataclasses.replace(signal, tokens=signal.tokens[one]) for signal in steering.signals)
+    return dataclasses.replace(steering, identity=steering.identity[one], audio=audio, motion=motion)
+
+
 def run_in(dtype, unet, steering):
     """The UNet and all it is given in another dtype."""
-    signals = (dataclasses.replace(signal, tokens=signal.tokens.to(dtype)) for signal in steering.signals)
-    audio, motion = signals
+    audio, motion = (
+        dataclasses.replace(signal, tokens=signal.tokens.to(dtype)) for signal in steering.signals
+    )
     steering = dataclasses.replace(steering, identity=steering.identity.to(dtype), audio=audio, motion=motion)
     pose = normal(1, 3, 32, 8, 8, seed=8).to(dtype)
     return unet.to(dtype)(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...types import BLENDSHAPES, EXPRESSION_SIZE, FaceMotion
+from ...video_types import MotionEmbedding
 
 DEGREES_PER_UNIT = 10.0
 """Rotation is divided by this, so that it is about as large as coefficients are."""
@@ -28,3 +29,8 @@ def motion_signal(motion: FaceMotion) -> np.ndarray:
 def motion_numbers(signal: np.ndarray) -> np.ndarray:
     """Return (..., 64) numbers for `MotionProjection` of a signal (..., 58)."""
     return np.concatenate([signal, signal[..., -HEAD_NUMBERS:]], axis=-1)
+
+
+def blendshape_embedding(motion: FaceMotion) -> MotionEmbedding:
+    """Return a motion track, at its own rate, as models trained here take it. Raises as `motion_signal`."""
+    return MotionEmbedding(motion_numbers(motion_signal(motion)), float(motion.fps), BLENDSHAPES)

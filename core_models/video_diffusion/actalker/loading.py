@@ -39,11 +39,10 @@ The published adapter file is not among them: the UNet's file holds the same pro
 """
 
 
-def load_actalker(path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> ACTalkerModel:
-    """Return a model that was trained here, from its file, frozen, on the CPU, in evaluation mode.
+def actalker_parameters(path: str | os.PathLike[str]) -> ACTalkerParameters:
+    """Return the sizes of a model that was trained here, read without its weights.
 
-    Raises FileNotFoundError, and ValueError for a file of another kind or any key that is missing, unexpected or
-    misshapen (all of them are named).
+    Raises FileNotFoundError, and UnreadableWeightsError (a ValueError) for a file of another kind.
     """
     text = read_metadata(path).get(ACTALKER_ENTRY)
     if text is None:
@@ -51,9 +50,18 @@ def load_actalker(path: str | os.PathLike[str], dtype: torch.dtype = torch.float
             f"{path} is not an ACTalker model of 'talking-portrait train actalker': its metadata has no sizes"
         )
     try:
-        parameters = ACTalkerParameters.from_dict(json.loads(text))
+        return ACTalkerParameters.from_dict(json.loads(text))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnreadableWeightsError(f"{path}: its sizes ({text[:80]}) cannot be read: {error}") from error
+
+
+def load_actalker(path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> ACTalkerModel:
+    """Return a model that was trained here, from its file, frozen, on the CPU, in evaluation mode.
+
+    Raises FileNotFoundError, and ValueError for a file of another kind or any key that is missing, unexpected or
+    misshapen (all of them are named).
+    """
+    parameters = actalker_parameters(path)
     model = load_strict(
         lambda: ACTalkerModel(parameters), path, adapt=lambda state: in_precision(state, dtype)
     )

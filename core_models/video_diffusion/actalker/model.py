@@ -121,8 +121,12 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 class ACTalkerModel(nn.Module):
     """The UNet, the pose guider and the projections; in models trained here also the portrait encoder.
 
-    Each part has the keys of its published file.
+    Each part has the keys of its published file. Loaded, some parameters stay in float32 while the others are in half
+    precision, so it must not be cast as a whole.
     """
+
+    keeps_its_dtypes = True
+    """Whoever holds networks leaves the dtypes of this one as they were loaded."""
 
     def __init__(self, parameters: ACTalkerParameters = ACTalkerParameters()) -> None:
         super().__init__()
