@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +65,9 @@ class ACTalkerTrainingParameters:
         for name in ("learning_rate", "sigma_std", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number above 0")
+        for name in ("warmup_steps", "weight_decay", "mouth_weight", "eye_weight", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0")
         if not 0 <= self.dropped <= 1 / 3:
             raise ValueError(
                 f"dropped is {self.dropped}, expected 0 to 1/3: three kinds of clips lose something"
@@ -159,6 +162,13 @@ def drawn_batch(data: TrainingClips, recipe: ACTalkerTrainingParameters, step: i
     )
 
 
+def on_device(batch: ACTalkerBatch, device: torch.device | str) -> ACTalkerBatch:
+    """Return the batch on a device."""
+    tensors = {name: value.to(device) for name, value in batch._asdict().items() if isinstance(value, Tensor)}
+    masks = {one.name: getattr(batch.regions, one.name).to(device) for one in fields(batch.regions)}
+    return batch._replace(**tensors, regions=FaceRegions(**masks))
+
+
 def pictures(frames: Sequence[np.ndarray]) -> Tensor:
     """Return (B, 3, H, W) in -1..1 of uint8 pictures (H, W, 3)."""
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -170,8 +180,8 @@ def kept_conditions(rng: np.random.Generator, recipe: ACTalkerTrainingParameters
     Streams 0, 1 and 2 (nothing; the person; the person with sound) get `dropped` each, the rest gets all.
     """
     drawn = rng.random(recipe.batch)
-    streams = np.minimum((drawn / recipe.dropped).astype(int) if recipe.dropped else 3, 3)
-    return torch.from_numpy(np.broadcast_to(streams, recipe.batch)[:, None] > np.arange(3))
+    streams = np.minimum(drawn / recipe.dropped, 3).astype(int) if recipe.dropped else np.full(len(drawn), 3)
+    return torch.from_numpy(streams[:, None] > np.arange(3))
 
 
 def shared_regions(clips: Sequence[ControlledClip]) -> FaceRegions:
@@ -212,7 +222,7 @@ def training_loss(model: ACTalkerModel, batch: ACTalkerBatch, regions: str = REG
         torch.cat([noisy, portrait[:, None].expand(-1, frames, -1, -1, -1)], dim=2),
         edm.noise_condition(batch.sigma),
         controls_of(model, batch, regions),
-        time_conditions(model).expand(len(batch.clean), -1),
+        time_conditions(model).to(batch.clean).expand(len(batch.clean), -1),
         pose_features(model, batch.regions.face).expand(len(batch.clean), frames, -1, -1, -1),
     )
     target = edm.v_target(batch.clean, batch.noise, sigma)

@@ -24,6 +24,7 @@ from ..core_models.video_diffusion.actalker.condition_projections import (
 )
 from ..core_models.video_diffusion.actalker.controlled_transformer import PER_FRAME
 from ..core_models.video_diffusion.actalker.guidance import GuidanceScales
+from ..core_models.video_diffusion.actalker.loading import exported_tensors
 from ..core_models.video_diffusion.actalker.model import (
     BLENDSHAPE_MOTION,
     POCKET_LISTENER,
@@ -35,7 +36,15 @@ from ..core_models.video_diffusion.actalker.model import (
 from ..core_models.video_diffusion.actalker.portrait_encoder import PortraitEncoderParameters
 from ..core_models.video_diffusion.actalker.pose_guider import PoseGuiderParameters
 from ..core_models.video_diffusion.actalker.unet import UNetParameters
-from .actalker import ACTalkerTrainingParameters, TrainingClips, drawn_batch, learning_rate_at, training_loss
+from ..core_models.whole_file import renamed_when_whole
+from .actalker import (
+    ACTalkerTrainingParameters,
+    TrainingClips,
+    drawn_batch,
+    learning_rate_at,
+    on_device,
+    training_loss,
+)
 from .actalker_data import FRAME_SIZE, HEARD_BEFORE, HEARD_STEPS
 from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
 from .kdtalker_run import TrainingDivergedError
@@ -44,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_FILE = "checkpoint.pt"
 CHECKPOINT_KIND = "actalker_training_1"
+TRAINING_ENTRY = "actalker_training"
+"""Entry of the exported file's metadata that tells how it was trained."""
 AVERAGE_WARMUP = 10
 """The average follows faster while there are few steps to average: decay at most (1 + n) / (10 + n)."""
 
@@ -100,7 +111,8 @@ class ACTalkerTrainer:
         """Update the weights once and return the loss. Raises TrainingDivergedError, before anything is changed."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate_at(self.step, self.recipe)
-        loss = training_loss(self.model, drawn_batch(self.data, self.recipe, self.step), self.recipe.regions)
+        batch = on_device(drawn_batch(self.data, self.recipe, self.step), self.device)
+        loss = training_loss(self.model, batch, self.recipe.regions)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
@@ -137,10 +149,14 @@ class ACTalkerTrainer:
     def from_checkpoint(
         cls, checkpoint: ACTalkerCheckpoint, data: TrainingClips, device: torch.device | str = "cpu"
     ) -> ACTalkerTrainer:
-        """Return the trainer that goes on where a checkpoint was taken."""
+        """Return the trainer that goes on where a checkpoint was taken.
+
+        Raises WeightMismatchError when its weights do not fit its sizes.
+        """
         trainer = cls(checkpoint.parameters, checkpoint.recipe, data, device)
-        trainer.model.load_state_dict(checkpoint.weights)
-        trainer.average.load_state_dict(checkpoint.average)
+        for model, weights in ((trainer.model, checkpoint.weights), (trainer.average, checkpoint.average)):
+            require_matching_keys(model.state_dict(), weights, "the checkpoint")
+            model.load_state_dict(weights)
         trainer.optimiser.load_state_dict(dict(checkpoint.optimiser))
         trainer.step = checkpoint.step
         return trainer
@@ -219,3 +235,18 @@ def fit(
             trainer.write_checkpoint(checkpoint)
         if progress is not None:
             progress(trainer.step, stop)
+
+
+def export(model: ACTalkerModel, target: Path, facts: Mapping, half: bool = False) -> None:
+    """Write a model as the safetensors file that `load_actalker` reads, whole or not at all.
+
+    half: in float16, but for what the scan keeps in float32. Raises ValueError for a name that does not end in
+    .safetensors.
+    """
+    from safetensors.torch import save_file
+
+    if target.suffix.lower() != ".safetensors":
+        raise ValueError(f"weights are written as safetensors, but the name is {target.name!r}")
+    tensors, metadata = exported_tensors(model, half)
+    with renamed_when_whole(target) as unfinished:
+        save_file(tensors, str(unfinished), {**metadata, TRAINING_ENTRY: json.dumps(dict(facts))})

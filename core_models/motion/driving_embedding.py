@@ -60,7 +60,9 @@ def driving_embedding(
     found = np.array([points is not None for points in landmarks])
     chosen = _ChosenFrames(frames, np.flatnonzero(found))
     crops = driving_crops(chosen, [points for points in landmarks if points is not None])
-    steps = None if progress is None else lambda done, whole: progress(total + total * done // whole, 2 * total)
+    steps = (
+        None if progress is None else lambda done, whole: progress(total + total * done // whole, 2 * total)
+    )
     rows = expression_and_pose(networks, crops, steps).numpy()
     report_missing(found, on_missing_face, fps)
     return MotionEmbedding(filled_rows(rows, found, on_missing_face), fps, EXPRESSION_AND_POSE)

@@ -46,5 +46,7 @@ class LatentColours:
 
 def _with_ones(latents: Tensor) -> np.ndarray:
     """Return (N h w, C + 1) float32: the numbers of each place, and 1; what is not finite is 0."""
-    places = torch.nan_to_num(latents.detach().float(), 0, 0, 0).permute(0, 2, 3, 1).flatten(0, 2).cpu().numpy()
+    places = (
+        torch.nan_to_num(latents.detach().float(), 0, 0, 0).permute(0, 2, 3, 1).flatten(0, 2).cpu().numpy()
+    )
     return np.concatenate([places, np.ones((len(places), 1), np.float32)], axis=1)

@@ -44,7 +44,9 @@ def chosen_options(
 def chosen_buckets(defaults: ClipDefaults, head: float, expression: float) -> tuple[float, float]:
     """Return how much head and expression are told to move, each the model's own where it is -1."""
     wanted = []
-    for name, value, own in zip(("head", "expression"), (head, expression), defaults.motion_buckets, strict=True):
+    for name, value, own in zip(
+        ("head", "expression"), (head, expression), defaults.motion_buckets, strict=True
+    ):
         if value < 0 and value != OWN_OR_NOT:
             raise ValueError(f"{name}_motion is {value:g}, expected 0 or more, or -1 for the model's own")
         wanted.append(own if value == OWN_OR_NOT else float(value))

@@ -13,7 +13,9 @@ from .model import ACTalkerModel, ACTalkerParameters
 from .prepared_picture import cut_out, face_square
 
 
-def recognised_identity(network: FaceRecognitionNetwork, frame: np.ndarray, landmarks: np.ndarray) -> Identity:
+def recognised_identity(
+    network: FaceRecognitionNetwork, frame: np.ndarray, landmarks: np.ndarray
+) -> Identity:
     """Return the identity as ArcFace sees it, in the upright box of the landmarks, as the release's detector gives one.
 
     frame: (H, W, 3) uint8 RGB. landmarks: (K, 2 or more) pixels. Raises what `identity_embedding` raises.
@@ -38,7 +40,9 @@ def own_identity(model: ACTalkerModel, frame: np.ndarray, landmarks: np.ndarray,
     carries. Raises ValueError for a model that has no encoder of its own.
     """
     if model.portrait_encoder is None:
-        raise ValueError("this ACTalker has no portrait encoder of its own: it takes identities of face recognition")
+        raise ValueError(
+            "this ACTalker has no portrait encoder of its own: it takes identities of face recognition"
+        )
     size = model.parameters_used.defaults.image_size
     square = cut_out(frame, face_square(landmarks))
     shrinks = square.shape[0] > size

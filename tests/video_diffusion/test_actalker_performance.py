@@ -1,0 +1,230 @@
+"""From a picture, an identity and controls to a clip: lengths, rates, gates, seeds, bad input."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from talking_portrait.core_models.types import AudioEmbedding
+from talking_portrait.core_models.video_diffusion.actalker.performance import (
+    ACTalkerOptions,
+    acting_portrait,
+    clip_frames,
+    heard_by_frames,
+    moved_on_frames,
+    sampling_options,
+)
+from talking_portrait.core_models.video_diffusion.actalker.prepared_picture import PreparedPicture
+from talking_portrait.core_models.video_types import Gate, Identity, MaskedControl, MotionEmbedding
+
+from .actalker_models import SMALL_MODEL, new_model
+
+FACE = np.zeros((64, 64), np.float32)
+FACE[4:60, 8:56] = 1
+MOUTH = np.zeros_like(FACE)
+MOUTH[36:52, 20:44] = 1
+PICTURE = PreparedPicture(np.zeros((64, 64, 3), np.uint8), FACE, MOUTH, FACE - MOUTH)
+IDENTITY = Identity(np.linspace(-1, 1, 8), np.zeros((4, 4, 3)), "actalker_pocket")
+QUICK = ACTalkerOptions(steps=2, window=4)
+
+
+def sound(seconds=0.3, seed=0, encoder="pocket_listener", channels=3):
+    generator = np.random.default_rng(seed)
+    rows = max(round(50 * seconds), 1)
+    features = torch.from_numpy(generator.standard_normal((rows, 2, channels)).astype(np.float32))
+    return AudioEmbedding(features, 50.0, seconds, encoder)
+
+
+def motion(frames=6, fps=25.0, seed=1, encoder="blendshapes", numbers=64):
+    return MotionEmbedding(np.random.default_rng(seed).standard_normal((frames, numbers)), fps, encoder)
+
+
+def control(audio=None, moved=None, **changed):
+    return MaskedControl(FACE, MOUTH, FACE - MOUTH, audio, moved, **changed)
+
+
+def made(steering, options=QUICK, model=None, **further):
+    portrait = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(5))
+    return acting_portrait(
+        model or new_model(), portrait, 1.0, PICTURE, IDENTITY, steering, options, **further
+    )
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(0.01, 1), (0.08, 1), (0.081, 2), (0.96, 12), (40.0, 500)])
+def test_a_clip_covers_the_sound_and_cuts_nothing(seconds, frames):
+    assert clip_frames(control(sound(seconds)), 12.5) == frames
+
+
+def test_the_sound_gives_the_length_and_without_it_the_motion():
+    assert clip_frames(control(sound(0.8), motion(100)), 12.5) == 10
+    assert clip_frames(control(moved=motion(100)), 12.5) == 50
+    closed = control(sound(0.8), motion(100), audio_gate=Gate.constant(0.0))
+    assert clip_frames(closed, 12.5) == 50
+    assert clip_frames(control(sound(0.8)), 12.5, 3) == 3
+    with pytest.raises(ValueError, match="frames is 0"):
+        clip_frames(control(sound(0.8)), 12.5, 0)
+
+
+def test_a_frame_hears_the_rows_around_its_start_and_zeros_outside():
+    features = torch.arange(1.0, 21).view(20, 1, 1).expand(20, 2, 3)
+    audio = AudioEmbedding(features, 50.0, 0.4, "pocket_listener")
+    heard = heard_by_frames(audio, SMALL_MODEL, 6)[:, :, 0, 0]
+    assert heard.shape == (6, 4)
+    assert heard[0].tolist() == [0, 1, 2, 3]  # one row before the start
+    assert heard[2].tolist() == [8, 9, 10, 11]  # 0.16 s is row 8, counted from 0
+    assert heard[5].tolist() == [20, 0, 0, 0]
+
+
+def test_motion_comes_at_the_models_rate_and_goes_back_and_forth():
+    track = MotionEmbedding(np.repeat(np.arange(8.0)[:, None], 64, 1), 25.0, "blendshapes")
+    found = moved_on_frames(track, SMALL_MODEL, 9)[:, 0]
+    assert found.tolist() == [0, 2, 4, 6, 4, 2, 0, 2, 4]
+    slow = MotionEmbedding(np.repeat(np.arange(4.0)[:, None], 64, 1), 6.25, "blendshapes")
+    assert moved_on_frames(slow, SMALL_MODEL, 5)[:, 0].tolist() == [0, 0.5, 1, 1.5, 2]
+
+
+def test_one_frame_of_motion_is_held():
+    assert torch.equal(
+        moved_on_frames(motion(1), SMALL_MODEL, 3), moved_on_frames(motion(1), SMALL_MODEL, 1).expand(3, -1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("steering", "message"),
+    [
+        (
+            control(sound(encoder="whisper")),
+            "listens to pocket_listener .* choose pocket_listener in Audio Embedding",
+        ),
+        (control(sound(channels=5)), r"but the audio embedding is pocket_listener \(2, 5\)"),
+        (control(moved=motion(encoder="expression_and_pose")), "takes motion as blendshapes"),
+        (control(moved=motion(numbers=10)), r"the embedding is blendshapes \(10\)"),
+    ],
+)
+def test_signals_of_another_model_are_refused_with_advice(steering, message):
+    with pytest.raises(ValueError, match=message):
+        made(steering)
+
+
+def test_the_latents_are_of_the_clips_frames_and_of_the_seed():
+    steering = control(sound(), motion())
+    first, again = made(steering), made(steering)
+    other = made(steering, replace(QUICK, seed=1))
+    assert first.shape == (4, 4, 16, 16)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+def test_fewer_streams_at_once_change_nothing():
+    steering = control(sound(), motion(), audio_guidance=2.0, motion_guidance=1.5)
+    together, alone = made(steering), made(steering, replace(QUICK, streams_at_once=1))
+    assert torch.allclose(together, alone, atol=1e-3 * together.abs().max())
+
+
+@pytest.mark.parametrize("closed", ["audio", "motion"])
+def test_a_closed_gate_shuts_its_signal_out(closed):
+    gates = {f"{closed}_gate": Gate.constant(0.0)}
+    one = made(control(sound(), motion(), **gates), replace(QUICK, frames=3))
+    signals = (sound(seed=9), motion()) if closed == "audio" else (sound(), motion(seed=9))
+    other = made(control(*signals, **gates), replace(QUICK, frames=3))
+    assert torch.equal(one, other)
+
+
+def test_a_closed_gate_is_as_good_as_no_signal():
+    with_closed = made(control(sound(), motion(), motion_gate=Gate.constant(0.0)), replace(QUICK, frames=3))
+    assert torch.allclose(with_closed, made(control(sound()), replace(QUICK, frames=3)), atol=1e-5)
+
+
+def test_the_further_a_gate_opens_the_further_its_clip_is_from_the_closed_one():
+    steering = control(sound(), motion(), motion_gate=Gate.constant(0.0))
+    results = [
+        made(replace(steering, motion_gate=Gate.constant(value)), replace(QUICK, frames=3))
+        for value in (0.0, 0.25, 0.5, 1.0)
+    ]
+    distances = [float((result - results[0]).norm()) for result in results]
+    assert distances == sorted(distances)
+    assert distances[1] > 0
+
+
+def test_a_schedule_closes_the_gate_on_its_frames_only():
+    gate = Gate(np.array([0.0, 1.0]), np.array([0.0, 0.32]))
+    assert gate.on_frames(5, 12.5).tolist() == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+
+
+def test_cancel_ends_the_work_within_a_window():
+    class Cancelled(Exception):
+        pass
+
+    seen = []
+
+    def progress(done, total):
+        seen.append((done, total))
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        made(control(sound(), motion()), progress=progress)
+    assert seen == [(1, 4)]  # two windows in each of two steps
+
+
+def test_previews_are_of_the_clip():
+    shown = []
+    result = made(control(sound()), preview=shown.append)
+    assert [tuple(latents.shape) for latents in shown] == [tuple(result.shape)] * 2
+    assert torch.allclose(shown[-1], result, atol=1e-3)
+
+
+def test_an_overflow_is_named_with_what_to_do():
+    model = new_model()
+    model.unet.conv_out.weight.data.mul_(float("inf"))
+    with pytest.raises(FloatingPointError, match="float32 gave infinity or NaN: choose bfloat16 or float32"):
+        made(control(sound()), model=model)
+
+
+def test_what_is_not_chosen_is_the_models_own():
+    own = sampling_options(SMALL_MODEL, ACTalkerOptions(), control(sound()))
+    assert (own.steps, own.window, own.shift) == (3, 5, 2)
+    assert own.guidance == SMALL_MODEL.defaults.guidance
+    chosen = sampling_options(
+        SMALL_MODEL, ACTalkerOptions(steps=7, identity_guidance=1.5), control(sound(), audio_guidance=4.0)
+    )
+    assert (chosen.steps, chosen.guidance.identity, chosen.guidance.audio) == (7, 1.5, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"audio_gate": Gate.constant(0.0)}, "gates of all that is connected are closed"),
+        ({"audio": None}, "neither sound nor motion"),
+        ({"mouth": MOUTH[:32]}, r"the mouth mask is \(32, 64\), the face mask \(64, 64\)"),
+        ({"face": FACE * 2}, "face mask holds values outside 0..1"),
+        ({"motion_mask": np.full_like(FACE, np.nan)}, "motion mask holds values outside 0..1, or NaN"),
+        ({"regions": "some"}, "expected one of regions, full"),
+        ({"audio_guidance": float("inf")}, "audio_guidance is inf"),
+    ],
+)
+def test_bad_controls_are_refused(changed, message):
+    parts = {"face": FACE, "mouth": MOUTH, "motion_mask": FACE - MOUTH, "audio": sound()} | changed
+    with pytest.raises(ValueError, match=message):
+        MaskedControl(**parts)
+
+
+@pytest.mark.parametrize(
+    ("values", "times", "message"),
+    [
+        ([0.5, 1.2], [0, 1], "must be in 0..1"),
+        ([0.5, 1.0], [1, 1], "times of a gate must increase"),
+        ([0.5], [0, 1], "expected"),
+        ([], [], "expected"),
+    ],
+)
+def test_bad_gates_are_refused(values, times, message):
+    with pytest.raises(ValueError, match=message):
+        Gate(np.array(values), np.array(times))
+
+
+@pytest.mark.parametrize("mask", [np.zeros_like(FACE), np.ones_like(FACE)])
+def test_empty_and_full_masks_make_a_clip(mask):
+    picture = PreparedPicture(PICTURE.picture, mask, mask, mask)
+    portrait = torch.zeros(4, 16, 16)
+    found = acting_portrait(new_model(), portrait, 1.0, picture, IDENTITY, control(sound(), motion()), QUICK)
+    assert torch.isfinite(found).all()

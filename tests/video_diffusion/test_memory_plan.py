@@ -1,0 +1,255 @@
+"""ACTalker's memory plan: its estimates against live tensors, what it chooses, what it refuses."""
+
+import weakref
+from unittest import mock
+
+import pytest
+import torch
+from talking_portrait.core_models.video_diffusion.actalker import controls as controls_module
+from talking_portrait.core_models.video_diffusion.actalker.controls import ControlSignal, Region, UNetControls
+from talking_portrait.core_models.video_diffusion.actalker.memory_plan import (
+    DECODE_CHUNKS,
+    ClipSize,
+    activation_bytes,
+    autoencoder_count,
+    decoding_bytes,
+    encoding_bytes,
+    memory_estimate,
+    offloadable_blocks,
+    plan_for,
+)
+from talking_portrait.core_models.video_diffusion.actalker.model import ACTalkerParameters
+from talking_portrait.core_models.video_diffusion.actalker.unet import ACTalkerUNet, UNetParameters
+from talking_portrait.core_models.video_diffusion.autoencoder import (
+    PUBLISHED_AUTOENCODER,
+    VideoAutoencoderParameters,
+    new_video_autoencoder,
+)
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .actalker_networks import SMALL, new_unet
+
+GIGABYTE = 10**9
+PUBLISHED = ACTalkerParameters()
+SIZE = (576, 576)
+GOLDENS = UNetParameters(channels=(32, 64, 64, 64), heads=(2, 2, 2, 2))
+TOLERANCE = 0.25
+HALF, FULL = torch.float16, torch.float32
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the storages that are alive and were made while it is on; `peak` is the most so far."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.now = self.peak = 0
+        tensors = [*module.parameters(), *module.buffers()]
+        self.known = {tensor.untyped_storage()._cdata: tensor for tensor in tensors}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.count(tensor.untyped_storage())
+        return result
+
+    def count(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known[key] = weakref.ref(storage, lambda _: self.forget(key, size))
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def forget(self, key, size):
+        self.now -= size
+        del self.known[key]
+
+
+def without_scores(queries, keys, values, *_, **__):
+    """Attention as kernels do it: nothing but the result is made."""
+    return queries.new_empty(*queries.shape[:-1], values.shape[-1])
+
+
+def whole_picture(mask, count):
+    """All tokens: which these are depends on values, and meta tensors have none."""
+    return mask.new_empty(count), torch.arange(count)
+
+
+def live_bytes(module, evaluate):
+    """The most bytes alive at once while `evaluate` runs on the meta device, weights not counted."""
+    counter = LiveBytes(module)
+    with (
+        mock.patch.object(functional, "scaled_dot_product_attention", without_scores),
+        mock.patch.object(controls_module, "region_on_tokens", whole_picture),
+        torch.no_grad(),
+        torch.device("meta"),
+        counter,
+    ):
+        evaluate()
+    return counter.peak
+
+
+def live_bytes_of_unet(parameters, frames, height, width, dtype, streams=1):
+    with torch.device("meta"):
+        unet = ACTalkerUNet(parameters).to("meta", dtype).eval().requires_grad_(False)
+
+        def empty(*shape):
+            return torch.empty(streams, *shape, dtype=dtype)
+
+        regions = (Region(torch.empty(8 * height, 8 * width)),)
+        audio, motion = (
+            ControlSignal(empty(frames, t, parameters.condition_width), regions) for t in (32, 1)
+        )
+        steering = UNetControls(empty(frames, 1, parameters.condition_width), audio, motion)
+        pose = empty(1, parameters.channels[0], height, width).expand(-1, frames, -1, -1, -1)
+        inputs = (empty(frames, 8, height, width), torch.empty(()), steering, empty(3), pose)
+    return live_bytes(unet, lambda: unet(*inputs))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "frames", "height", "width", "dtype"),
+    [
+        (UNetParameters(), 25, 72, 72, HALF),
+        (UNetParameters(), 8, 65, 43, HALF),
+        (UNetParameters(), 25, 32, 32, FULL),
+        (UNetParameters(layer="joint"), 6, 24, 24, HALF),
+        (UNetParameters(layer="none"), 25, 72, 128, HALF),
+        (GOLDENS, 4, 16, 16, FULL),
+        (GOLDENS, 10, 32, 32, HALF),
+        (SMALL, 6, 8, 8, FULL),
+    ],
+)
+def test_activations_are_those_that_live(parameters, frames, height, width, dtype):
+    measured = live_bytes_of_unet(parameters, frames, height, width, dtype)
+    estimated = activation_bytes(parameters, frames, (height, width), dtype.itemsize)
+    assert estimated == pytest.approx(measured, rel=TOLERANCE)
+
+
+def test_streams_add_up():
+    one, three = (live_bytes_of_unet(SMALL, 4, 16, 16, HALF, streams) for streams in (1, 3))
+    assert three == pytest.approx(3 * one, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "frames", "height", "width", "dtype"),
+    [
+        (PUBLISHED_AUTOENCODER, 10, 72, 72, HALF),
+        (PUBLISHED_AUTOENCODER, 2, 64, 96, FULL),
+        (VideoAutoencoderParameters((32, 64), groups=8), 4, 16, 16, FULL),
+        (VideoAutoencoderParameters((32, 128, 128)), 4, 6, 6, HALF),
+    ],
+)
+def test_encoding_and_decoding_take_what_lives(parameters, frames, height, width, dtype):
+    clip = ClipSize(
+        height * parameters.reduction, width * parameters.reduction, frames, frames, dtype.itemsize
+    )
+    with torch.device("meta"):
+        autoencoder = new_video_autoencoder(parameters).to(device="meta").requires_grad_(False)
+        picture = torch.empty(1, 3, clip.height, clip.width)
+        latents = torch.empty(frames, 4, height, width, dtype=dtype)
+    encoding = live_bytes(autoencoder, lambda: autoencoder.encode(picture).latent_dist.mode())
+    raised = (FULL.itemsize - dtype.itemsize) * autoencoder_count(parameters)
+    assert encoding_bytes(parameters, clip) - raised == pytest.approx(encoding, rel=TOLERANCE)
+    autoencoder.to(dtype)
+    decoding = live_bytes(autoencoder, lambda: autoencoder.decode(latents, num_frames=frames).sample)
+    assert frames * decoding_bytes(parameters, clip) == pytest.approx(decoding, rel=TOLERANCE)
+
+
+def test_weights_are_those_of_the_published_files():
+    estimate = memory_estimate(PUBLISHED, PUBLISHED_AUTOENCODER, ClipSize(*SIZE, 25, 25, 2))
+    numbers = 1_775_460_842 + 1_086_480 + 54_300_672 + 2_624_512 + 524_270
+    assert estimate.weights == 2 * numbers
+    assert estimate.autoencoder == 2 * 97_742_847
+    assert estimate.weights_by_block < estimate.weights / 5
+
+
+def planned(free, size=SIZE, frames=25, dtype="float16", **changed):
+    return plan_for(PUBLISHED, PUBLISHED_AUTOENCODER, size, frames, dtype, int(free * GIGABYTE), **changed)
+
+
+@pytest.mark.parametrize("frames", [25, 500])
+def test_one_window_fits_in_12_gigabytes(frames):
+    plan = planned(12, frames=frames)
+    assert plan.by_block
+    assert plan.streams_at_once == 1
+    assert plan.needed_bytes < 12 * GIGABYTE
+    for part in (
+        "25 frames at 576x576",
+        "float16, offloaded by block",
+        "1 stream at a time",
+        "of 12.0 GB free",
+    ):
+        assert part in plan.describe()
+
+
+def test_more_memory_is_put_to_use():
+    plans = [planned(free) for free in (12, 16, 24, 32, 48)]
+    assert [plan.by_block for plan in plans] == [True, False, False, False, False]
+    assert [plan.streams_at_once for plan in plans] == [1, 1, 2, 3, 4]
+    assert all(plan.needed_bytes <= plan.free_bytes for plan in plans)
+    assert "on the device; " in plans[-1].describe()
+
+
+def test_what_is_chosen_is_the_first_that_fits():
+    """Whatever is free, nothing that comes before the choice would fit."""
+    order = [(by_block, s, c) for by_block in (False, True) for s in (4, 3, 2, 1) for c in DECODE_CHUNKS]
+    for free in range(10, 45):
+        plan = planned(free)
+        chosen = (plan.by_block, plan.streams_at_once, plan.decode_chunk)
+        earlier = order[: order.index(chosen)]
+        assert all(plan.estimate.needed(*form) > plan.free_bytes for form in earlier)
+
+
+def test_decoding_goes_in_smaller_chunks_when_the_window_is_short():
+    chunks = [planned(free, window=2).decode_chunk for free in (12, 5, 2.8, 2)]
+    assert chunks == list(DECODE_CHUNKS)
+
+
+def test_longer_clips_take_a_little_more():
+    short, long = planned(12, frames=25), planned(12, frames=500)
+    assert 0 < long.needed_bytes - short.needed_bytes < GIGABYTE
+
+
+def test_refusal_says_what_is_needed_and_what_fits():
+    with pytest.raises(ValueError, match="needs at least") as error:
+        planned(8)
+    message = str(error.value)
+    for part in ("25 frames at 576x576", "9.4 GB", "8.0 GB are free", "image_size to 512", "window to 20"):
+        assert part in message
+    assert "choose float16" not in message
+    assert planned(8, size=(512, 512)).streams_at_once == 1
+    assert planned(8, window=20).streams_at_once == 1
+    with pytest.raises(ValueError, match="image_size"):
+        planned(8, window=21)
+    with pytest.raises(ValueError, match="image_size to 320"):
+        planned(8, size=(448, 1024))
+    assert planned(8, size=(320, 704)).by_block
+
+
+def test_refusal_when_nothing_smaller_fits():
+    with pytest.raises(ValueError, match=r"no smaller image_size or window fits; .*choose float16"):
+        planned(0.5, dtype="float32")
+
+
+def test_where_nothing_can_be_offloaded_the_weights_count_whole():
+    with pytest.raises(ValueError, match=r"3\.9 GB of weights"):
+        planned(12, can_offload=False)
+    assert not planned(16, can_offload=False).by_block
+
+
+@pytest.mark.parametrize("changed", [{"frames": 0}, {"window": 0}, {"size": (0, 576)}])
+def test_sizes_of_nothing(changed):
+    with pytest.raises(ValueError, match="at least 1"):
+        planned(12, **changed)
+
+
+def test_blocks_hold_nearly_everything_and_none_lies_in_another():
+    unet = new_unet()
+    blocks = offloadable_blocks(unet)
+    counted = [id(value) for block in blocks for value in block.parameters()]
+    assert len(counted) == len(set(counted))
+    between = {name.split(".")[0] for name, value in unet.named_parameters() if id(value) not in set(counted)}
+    assert between <= {"conv_in", "time_embedding", "add_embedding", "conv_norm_out", "conv_out"}
