@@ -176,7 +176,7 @@ def test_previews_are_of_the_clip():
 def test_an_overflow_is_named_with_what_to_do():
     model = new_model()
     model.unet.conv_out.weight.data.mul_(float("inf"))
-    with pytest.raises(FloatingPointError, match="float32 gave infinity or NaN: choose bfloat16 or float32"):
+    with pytest.raises(FloatingPointError, match="float32 gave infinity or NaN in step 1: choose bfloat16 or float32"):
         made(control(sound()), model=model)
 
 
@@ -228,3 +228,21 @@ def test_empty_and_full_masks_make_a_clip(mask):
     portrait = torch.zeros(4, 16, 16)
     found = acting_portrait(new_model(), portrait, 1.0, picture, IDENTITY, control(sound(), motion()), QUICK)
     assert torch.isfinite(found).all()
+
+
+def test_a_check_ends_the_work_within_a_block_and_leaves_nothing_behind():
+    class Cancelled(Exception):
+        pass
+
+    calls, windows, model = [], [], new_model()
+
+    def check():
+        calls.append(1)
+        if len(calls) == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        made(control(sound()), model=model, progress=lambda *done: windows.append(done), check=check)
+    assert (len(calls), windows) == (3, [])
+    made(control(sound()), model=model)
+    assert len(calls) == 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from .gates import FaceRegions
 from .guidance import GuidanceScales
 from .model import ACTalkerModel, ACTalkerParameters
 from .prepared_picture import PreparedPicture
-from .sampler import PreviewCallback, SamplingOptions, sample_latents
+from .sampler import CheckCallback, PreviewCallback, SamplingOptions, sample_latents
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,12 @@ def acting_portrait(
     options: ACTalkerOptions = ACTalkerOptions(),
     progress: ProgressCallback | None = None,
     preview: PreviewCallback | None = None,
+    check: CheckCallback | None = None,
 ) -> Tensor:
     """Return the clip's latents, (N, C, h, w) float32, scaled, on the model's device.
 
     portrait: (C, h, w) latents of the picture, unscaled. scaling_factor: of the autoencoder. picture: whose masks
-    count. progress, preview: as for `sample_latents`; the preview has padding frames too.
+    count. progress, preview, check: as for `sample_latents`.
     The noise is drawn on the CPU, so a seed is the same clip on any device, but for rounding.
     Raises ValueError for signals that are not the model's, FloatingPointError when half precision overflowed.
     """
@@ -171,12 +172,5 @@ def acting_portrait(
     generator = torch.Generator().manual_seed(options.seed)
     noise = torch.randn(total, *portrait.shape, generator=generator).to(device)
     start = portrait.to(device).float() * scaling_factor
-    latents = sample_latents(
-        model.unet, conditions, start, noise, replace(sampling, padding=None), progress, preview
-    )
-    if not torch.isfinite(latents).all():
-        dtype = str(conditions.identity.dtype).removeprefix("torch.")
-        raise FloatingPointError(
-            f"sampling in {dtype} gave infinity or NaN: choose bfloat16 or float32 as precision"
-        )
+    latents = sample_latents(model.unet, conditions, start, noise, sampling, progress, preview, check)
     return latents[:frames]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,6 +18,8 @@ from .unet import ACTalkerUNet
 
 PreviewCallback = Callable[[Tensor], None]
 """Called after each step with the clean latents estimated so far, (N, C, H, W)."""
+CheckCallback = Callable[[], None]
+"""Called before each block of the UNet: whatever it raises (a cancellation) ends the work there."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,42 @@ def sample_latents(
     options: SamplingOptions = SamplingOptions(),
     progress: ProgressCallback | None = None,
     preview: PreviewCallback | None = None,
+    check: CheckCallback | None = None,
 ) -> Tensor:
     """Return the clip's latents with its padding frames, (N + padding, C, H, W) float32, scaled as `start` is.
 
     start: (C, H, W), the portrait's scaled latents, which the noise is added to. noise: (N + padding, C, H, W).
-    progress: called after each window of each step. Everything sits on one device; the loop is in float32, the network
-    in its own dtype. Raises ValueError when the noise does not fit the clip.
+    progress: called after each window of each step. check: called between the UNet's blocks. Everything sits on one
+    device; the loop is in float32, the network in its own dtype.
+    Raises ValueError when the noise does not fit the clip, FloatingPointError after the step in which half precision
+    overflowed.
     """
+    with _checked_between_blocks(unet, check):
+        return _sampled(unet, conditions, start, noise, options, progress, preview)
+
+
+@contextmanager
+def _checked_between_blocks(unet: ACTalkerUNet, check: CheckCallback | None) -> Iterator[None]:
+    """Call `check` before each ResNet and each transformer of the network: a window may take minutes."""
+    blocks = [] if check is None else [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    parts = [part for block in blocks for part in (*block.resnets, *getattr(block, "attentions", ()))]
+    handles = [part.register_forward_pre_hook(lambda _module, _inputs: check()) for part in parts]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _sampled(
+    unet: ACTalkerUNet,
+    conditions: ClipConditions,
+    start: Tensor,
+    noise: Tensor,
+    options: SamplingOptions,
+    progress: ProgressCallback | None,
+    preview: PreviewCallback | None,
+) -> Tensor:
     total = conditions.frame_count + (options.window if options.padding is None else options.padding)
     if noise.shape != (total, *start.shape):
         raise ValueError(f"the noise has shape {tuple(noise.shape)}, expected {(total, *start.shape)}")
@@ -154,10 +186,19 @@ def sample_latents(
             if progress is not None:
                 progress(done, all_windows)
         before, latents = latents, sums / counts
+        _require_finite(latents, unet, step)
         if preview is not None:
             estimate = _clean_estimate(before, latents, sigmas[step], sigmas[step + 1])
             preview(estimate[: conditions.frame_count])
     return latents
+
+
+def _require_finite(latents: Tensor, unet: ACTalkerUNet, step: int) -> None:
+    if not torch.isfinite(latents).all():
+        dtype = str(next(unet.parameters()).dtype).removeprefix("torch.")
+        raise FloatingPointError(
+            f"sampling in {dtype} gave infinity or NaN in step {step + 1}: choose bfloat16 or float32 as precision"
+        )
 
 
 def _clean_estimate(before: Tensor, after: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
