@@ -29,9 +29,12 @@ def frames_of_pictures(pictures: Tensor) -> np.ndarray:
 def measured_scaling_factor(
     autoencoder: AutoencoderKLTemporalDecoder, clips: Sequence[ControlledClip], every: int = 4
 ) -> float:
-    """Return what latents of the clips, `every` so many of their frames, are multiplied by to spread by 1."""
-    modes = [mode for clip in clips for mode in _modes(autoencoder, clip.frames[::every])]
-    return 1 / float(torch.cat(modes).std())
+    """Return what latents of the clips, `every` so many of their frames, are multiplied by to spread by 1.
+
+    That is each channel's spread about its own mean, on average over the channels.
+    """
+    modes = torch.cat([mode for clip in clips for mode in _modes(autoencoder, clip.frames[::every])])
+    return 1 / float(modes.std(dim=(0, 2, 3)).mean())
 
 
 @torch.no_grad()

@@ -75,11 +75,11 @@ def small_parameters(layers: int, channels: int, layer: str = PER_FRAME) -> ACTa
         listening=ListeningWindow(POCKET_LISTENER, HEARD_STEPS, HEARD_BEFORE),
         motion_kind=BLENDSHAPE_MOTION,
         defaults=ClipDefaults(
-            window=10,
+            window=8,
             shift=3,
             steps=12,
             sigma_min=0.02,
-            sigma_max=40.0,
+            sigma_max=80.0,
             guidance=GuidanceScales(1.0, 1.0, 1.0),
             image_size=FRAME_SIZE,
         ),

@@ -26,6 +26,8 @@ EXPANSION = 2
 CHANNELS_PER_STEP_RANK = 16
 STEP_RANGE = (1e-3, 0.1)
 """Step sizes a fresh scan begins with; log-uniform."""
+SCANNED_NUMBERS = 1 << 25
+"""Numbers of both directions' sequences that are scanned together; further rows come after, in the same memory."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ class BidirectionalScan(nn.Module):
 
     def forward(self, sequence: Tensor) -> Tensor:
         """Return (B, L, width) of a sequence (B, L, width), in its dtype; the scan itself is in float32."""
+        rows = rows_at_once(*sequence.shape[1:])
+        if len(sequence) <= rows:
+            return self._scanned(sequence)
+        return torch.cat([self._scanned(part) for part in sequence.split(rows)])
+
+    def _scanned(self, sequence: Tensor) -> Tensor:
         both = torch.stack([sequence, sequence.flip(1)], dim=1)  # (B, directions, L, width)
         rows = both @ self.x_proj_weight.mT
         steps, enter, leave = rows.split([self.step_rank, self.state_size, self.state_size], dim=-1)
@@ -87,6 +95,11 @@ class BidirectionalScan(nn.Module):
         )
         forwards, backwards = scanned.unflatten(1, (DIRECTIONS, -1)).unbind(1)
         return (forwards + backwards.flip(-1)).mT.to(sequence.dtype)
+
+
+def rows_at_once(length: int, width: int) -> int:
+    """Return how many sequences of this length and width are scanned together, at least 1."""
+    return max(SCANNED_NUMBERS // max(DIRECTIONS * length * width, 1), 1)
 
 
 def uniform(*shape: int, bound: float) -> Tensor:

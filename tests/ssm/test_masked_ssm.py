@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from talking_portrait.core_models.ssm import masked_ssm
 from talking_portrait.core_models.ssm.masked_ssm import (
     STEP_RANGE,
     BidirectionalScan,
@@ -286,3 +287,12 @@ def test_input_is_left_as_it_was(layer, inputs):
     weights = torch.tensor([0.5, 0.2, 1.0]).view(-1, 1, 1)
     run(layer, inputs, [RegionPass(MOUTH), RegionPass(REST, weights)], [RegionPass(REST)])
     assert all(torch.equal(part, copy) for part, copy in zip(inputs, copies, strict=True))
+
+
+def test_rows_beyond_what_is_scanned_together_come_after_and_are_the_same(monkeypatch):
+    unit, sequence = BidirectionalScan(8, 2), torch.randn(5, 11, 8, generator=torch.Generator().manual_seed(3))
+    together = unit(sequence)
+    monkeypatch.setattr(masked_ssm, "SCANNED_NUMBERS", 2 * 2 * 11 * 8)
+    assert masked_ssm.rows_at_once(11, 8) == 2
+    assert torch.allclose(unit(sequence), together, atol=1e-6)
+    assert masked_ssm.rows_at_once(10**6, 10**3) == 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ...ssm.masked_ssm import DIRECTIONS, EXPANSION, STATE_SIZE
+from ...ssm.masked_ssm import DIRECTIONS, EXPANSION, STATE_SIZE, rows_at_once
 from ..autoencoder import VideoAutoencoderParameters, new_video_autoencoder
 from ..frame_coding import PUBLISHED_CHUNK
 from .condition_projections import IDENTITY_TOKENS
@@ -321,6 +321,7 @@ def _layer_bytes(
     rows, length = window, area + IDENTITY_TOKENS + control_tokens
     if layer == JOINT:
         rows, length = 1, window * (area + control_tokens) + IDENTITY_TOKENS
+    rows = min(rows, rows_at_once(length, EXPANSION * channels))
     both = DIRECTIONS * EXPANSION * channels * rows
     chunks = math.ceil(length / max(1, round(math.sqrt(length / 2))))
     around = LAYER_COPIES * window * area * channels * number_bytes
