@@ -3,15 +3,18 @@
 Nothing here imports torch: heavy modules are imported inside the nodes' methods.
 """
 
+from .actalker import ACTalkerDecode, ACTalkerSampler, LoadACTalker
 from .audio import AudioEmbedding, MatchAudioToFrames
 from .emotion import EmotionCondition, EmotionFromFace, EmotionOffset, EmotionSweep
 from .expression import ExpressionEditor
 from .face import LoadFaceDetector, MakePortrait, PasteBack
 from .face_masks import FaceMaskBuilder
 from .frame_grid import FrameGrid
+from .identity_and_motion import IdentityEmbedding, MotionEmbedding
 from .inputs import LoadDrivingVideo, LoadPortraitImage, LoadSpeech
 from .keypoint_diffusion import KDTalkerOptionsNode, KeypointDiffusionSampler, LoadKeypointDiffusion
 from .liveportrait import LoadLivePortrait, RetargetMotion, Stitch
+from .masked_control import GateSweep, MaskedSSMController
 from .motion import AdjustMotion, JoinMotion, MixMotion, ResampleMotion, SliceMotion
 from .motion_sources import MotionFromCSV, MotionFromVideo, SaveMotionCSV
 from .portrait_video import MakePortraitVideo
@@ -35,6 +38,13 @@ _NODES: tuple[tuple[str, type, str], ...] = (
     ("TP_LoadKeypointDiffusion", LoadKeypointDiffusion, "Load Keypoint Diffusion"),
     ("TP_KeypointDiffusionSampler", KeypointDiffusionSampler, "Keypoint Diffusion Sampler"),
     ("TP_KDTalkerOptions", KDTalkerOptionsNode, "KDTalker Options"),
+    ("TP_LoadACTalker", LoadACTalker, "Load ACTalker"),
+    ("TP_IdentityEmbedding", IdentityEmbedding, "Identity Embedding"),
+    ("TP_MotionEmbedding", MotionEmbedding, "Motion Embedding"),
+    ("TP_MaskedSSMController", MaskedSSMController, "Masked SSM Controller"),
+    ("TP_GateSweep", GateSweep, "Gate Sweep"),
+    ("TP_ACTalkerSampler", ACTalkerSampler, "ACTalker Sampler"),
+    ("TP_ACTalkerDecode", ACTalkerDecode, "ACTalker Decode"),
     ("TP_MotionFromVideo", MotionFromVideo, "Motion from Video"),
     ("TP_MotionFromCSV", MotionFromCSV, "Motion from CSV"),
     ("TP_SaveMotionCSV", SaveMotionCSV, "Save Motion as CSV"),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..core_models.types import KeypointDiffusionModels
+    from ..core_models.video_types import ACTalkerModels
 
 CATEGORY = "TalkingPortrait/Audio"
 
@@ -48,20 +49,27 @@ class AudioEmbedding:
                 "model": (
                     "KEYPOINT_DIFFUSION",
                     {"tooltip": "From Load Keypoint Diffusion: which model is to listen, for automatic."},
-                )
+                ),
+                "actalker": (
+                    "ACTALKER",
+                    {"tooltip": "From Load ACTalker: the model that is to listen instead, for automatic."},
+                ),
             },
         }
 
     def embed(
-        self, audio: dict[str, Any], encoder: str, model: KeypointDiffusionModels | None = None
+        self,
+        audio: dict[str, Any],
+        encoder: str,
+        model: KeypointDiffusionModels | None = None,
+        actalker: ACTalkerModels | None = None,
     ) -> tuple[Any]:
         from ..core_models.audio.decode import sound_from_comfy
         from ..core_models.audio.embedding import NETWORK_LOADERS, embed_audio
         from ..runtime.host import host
-        from ..runtime.keypoint_diffusion_models import encoder_of
-        from ..runtime.speech_encoders import encoder_network
+        from ..runtime.speech_encoders import encoder_network, wanted_encoder
 
-        encoder = encoder_of(model) if encoder == AUTOMATIC else encoder
+        encoder = wanted_encoder(model, actalker) if encoder == AUTOMATIC else encoder
         sound = sound_from_comfy(audio)
         if encoder not in NETWORK_LOADERS:
             return (embed_audio(sound, encoder),)

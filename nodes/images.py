@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,6 +38,20 @@ def frames_from_image(image: Any) -> Iterator[np.ndarray]:
     """Yield every picture of an IMAGE as a frame, (H, W, 3) uint8 RGB, one at a time."""
     for index in range(len(checked_image(image))):
         yield frame_from_image(image, index)
+
+
+class ImageFrames(Sequence):
+    """The pictures of an IMAGE as frames, (H, W, 3) uint8 RGB, each made when it is asked for."""
+
+    def __init__(self, image: Any) -> None:
+        """Raises ValueError unless `image` is an IMAGE."""
+        self._image = checked_image(image)
+
+    def __len__(self) -> int:
+        return len(self._image)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return frame_from_image(self._image, index)
 
 
 def image_from_frames(frames: Iterable[np.ndarray], frame_total: int | None = None) -> torch.Tensor:
@@ -82,3 +96,8 @@ def masks_from_mask(mask: Any) -> np.ndarray:
         raise ValueError(f"expected a MASK, a tensor (batch, height, width), got {given}")
     masks = mask.detach().cpu().float().numpy()
     return masks if masks.ndim == 3 else masks[None]
+
+
+def union_from_mask(mask: Any) -> np.ndarray:
+    """Return a MASK as one (H, W) float32: of several, what any of them covers. Raises as `masks_from_mask`."""
+    return masks_from_mask(mask).max(axis=0)

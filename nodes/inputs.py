@@ -7,6 +7,7 @@ from typing import Any
 CATEGORY = "TalkingPortrait/Inputs"
 
 DEMO_PORTRAIT = "demo: astronaut (NASA, public domain)"
+DEMO_HEAD = "demo: made head (drawn by this project)"
 DEMO_SPEECH = "demo: speech"
 DEMO_DRIVING_VIDEO = "demo: driving clip"
 
@@ -32,10 +33,11 @@ class LoadPortraitImage:
         return {
             "required": {
                 "image": (
-                    [DEMO_PORTRAIT, *input_files("image")],
+                    [DEMO_PORTRAIT, DEMO_HEAD, *input_files("image")],
                     {
                         "image_upload": True,
-                        "tooltip": "The portrait: a file in the input folder, or the demo.",
+                        "tooltip": "The portrait: a file in the input folder, or a demo. The made head is for small "
+                        "models trained here, such as ACTalker's pocket.",
                     },
                 )
             }
@@ -43,19 +45,21 @@ class LoadPortraitImage:
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str | None) -> bool | str:
-        return _exists(image, DEMO_PORTRAIT)
+        return True if image == DEMO_HEAD else _exists(image, DEMO_PORTRAIT)
 
     @classmethod
     def IS_CHANGED(cls, image: str | None) -> str:
-        return _fingerprint(image, DEMO_PORTRAIT)
+        return DEMO_HEAD if image == DEMO_HEAD else _fingerprint(image, DEMO_PORTRAIT)
 
     def load(self, image: str) -> tuple[Any, str]:
         from ..core_models.face.picture import load_picture
-        from ..runtime.input_files import demo_portrait, input_path, landmarks_beside
+        from ..runtime.input_files import demo_head, demo_portrait, input_path, landmarks_beside
         from .images import image_from_frames
 
         if image == DEMO_PORTRAIT:
             frame, landmarks = demo_portrait()
+        elif image == DEMO_HEAD:
+            frame, landmarks = demo_head()
         else:
             path = input_path(image)
             frame, landmarks = load_picture(path), landmarks_beside(path)

@@ -125,7 +125,7 @@ class MotionFromVideo:
         from .images import checked_image
 
         total = len(checked_image(frames))
-        with _faces_of_frames(frames, face_detector, face_landmarks, chosen_face(face_index)) as faces:
+        with faces_of_frames(frames, face_detector, face_landmarks, chosen_face(face_index)) as faces:
             if renderer is None or renderer.kind == MESH_RENDERER:
                 progress = host().progress(total).update
                 return (
@@ -136,7 +136,7 @@ class MotionFromVideo:
 
 
 @contextmanager
-def _faces_of_frames(
+def faces_of_frames(
     frames: Any, face_detector: ModelHandle | None, face_landmarks: Any, face_index: int | None
 ) -> Iterator[Iterable[DetectedFace | None]]:
     """Give the face in each frame: found by the detector, or as ComfyUI's own node found it."""

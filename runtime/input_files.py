@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEMO_FOLDER = PACKAGE_FOLDER / "workflows" / "assets"
 DEMO_LANDMARKS_FILE = DEMO_FOLDER / "astronaut.landmarks.json"
+DEMO_HEAD_FILE = DEMO_FOLDER / "made_head.png"
 DEMO_SPEECH_FILE = DEMO_FOLDER / "demo_speech.wav"
 DEMO_DRIVING_FILE = DEMO_FOLDER / "demo_driving.mp4"
 
@@ -81,3 +82,10 @@ def demo_portrait() -> tuple[np.ndarray, Path]:
             "choose a picture of your own"
         ) from error
     return astronaut(), DEMO_LANDMARKS_FILE
+
+
+def demo_head() -> tuple[np.ndarray, Path]:
+    """Return the made head that small models trained here know, (256, 256, 3) uint8 RGB, and its landmarks' path."""
+    from ..core_models.face.picture import load_picture
+
+    return load_picture(DEMO_HEAD_FILE), DEMO_HEAD_FILE.with_name(f"{DEMO_HEAD_FILE.stem}.landmarks.json")

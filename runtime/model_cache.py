@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core_models.types import ModelHandle
+from .block_offload import offload_by_block
 from .host import Host, host
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ MAIN_MEMORY_SHARE = 0.5
 
 ModelLoader = Callable[[ModelHandle], Any]
 """Builds the model behind a handle: a torch module on the CPU, or any other object (such as a LiteRT runner)."""
+BlocksOfNetwork = Callable[[Any], "list[Any]"]
+"""Returns the modules of a network that are to visit the device one at a time under cpu_offload."""
 
 
 class NotEnoughMemoryError(RuntimeError):
@@ -61,11 +64,14 @@ class ModelCache:
         self._lock = threading.RLock()
 
     @contextmanager
-    def use(self, handle: ModelHandle, loader: ModelLoader) -> Iterator[Any]:
+    def use(
+        self, handle: ModelHandle, loader: ModelLoader, blocks: BlocksOfNetwork | None = None
+    ) -> Iterator[Any]:
         """Give the model inside a `with`: loaded at most once, on its device, kept while it is in use.
 
         loader is called with the handle whose device is no longer "auto"; networks it returns are set to
         evaluation and moved to the handle's dtype and device. Whatever it raises is passed on.
+        blocks: what visits the device as a whole under cpu_offload; None is each layer by itself.
         Raises NotEnoughMemoryError when what is in use, and this, is more than the device has.
         """
         given, handle = handle, replace(handle, device=str(self._host.device(handle.device)))
@@ -76,7 +82,9 @@ class ModelCache:
                 if not entry.loaded:
                     self._make_room(_file_bytes(handle), handle)
                     self._require_memory(_file_bytes(handle), handle)
-                    self._within_memory(handle, lambda: entry.load(loader(handle), handle, self._host))
+                    self._within_memory(
+                        handle, lambda: entry.load(loader(handle), handle, self._host, blocks)
+                    )
             self._make_room(0, handle)
             yield self._within_memory(handle, entry.on_device)
         finally:
@@ -207,9 +215,9 @@ class _Entry:
         self._model: Any = None
         self._patcher: Any = None
 
-    def load(self, model: Any, handle: ModelHandle, owner: Host) -> None:
+    def load(self, model: Any, handle: ModelHandle, owner: Host, blocks: BlocksOfNetwork | None) -> None:
         if _is_network(model):
-            model = _prepared(model, handle, owner)
+            model = _prepared(model, handle, owner, blocks)
             self.bytes = _network_bytes(model)
             managed = owner.in_comfyui and not _is_offloaded(handle)
             self._patcher = _patcher(model, handle) if managed else None
@@ -230,7 +238,7 @@ def _is_network(model: Any) -> bool:
     return torch is not None and isinstance(model, torch.nn.Module)
 
 
-def _prepared(network: Any, handle: ModelHandle, owner: Host) -> Any:
+def _prepared(network: Any, handle: ModelHandle, owner: Host, blocks: BlocksOfNetwork | None) -> Any:
     """Return the network in the handle's dtype, unless it was loaded in several that are to stay (`keeps_its_dtypes`).
 
     Standalone it is on its device too; in ComfyUI the patcher moves it.
@@ -238,11 +246,20 @@ def _prepared(network: Any, handle: ModelHandle, owner: Host) -> Any:
     import torch
 
     network = network.eval().requires_grad_(False)
-    if not getattr(network, "keeps_its_dtypes", False):
-        network = network.to(getattr(torch, handle.dtype))
+    dtype = getattr(torch, handle.dtype)
+    if not getattr(network, "keeps_its_dtypes", False) and _differs(network, dtype):
+        network = network.to(dtype)
     if _is_offloaded(handle):
+        if blocks is not None:
+            offload_by_block(network, blocks(network), handle.device)
+            return network
         return _offloaded(network, handle.device)
     return network if owner.in_comfyui else network.to(handle.device)
+
+
+def _differs(network: Any, dtype: Any) -> bool:
+    tensors = [*network.parameters(), *network.buffers()]
+    return any(tensor.is_floating_point() and tensor.dtype != dtype for tensor in tensors)
 
 
 def _is_offloaded(handle: ModelHandle) -> bool:
@@ -265,8 +282,24 @@ def _patcher(network: Any, handle: ModelHandle) -> Any:
     management = sys.modules["comfy.model_management"]
     patcher_class = sys.modules["comfy.model_patcher"].ModelPatcher
     return patcher_class(
-        network, load_device=torch.device(handle.device), offload_device=management.unet_offload_device()
+        _patchable(network),
+        load_device=torch.device(handle.device),
+        offload_device=management.unet_offload_device(),
     )
+
+
+def _patchable(network: Any) -> Any:
+    """Return the network, or a plain one around it where its `device` cannot be set, which ComfyUI does.
+
+    diffusers' networks have it as a property. What moves the one around it moves the network.
+    """
+    import torch
+
+    if not isinstance(getattr(type(network), "device", None), property):
+        return network
+    around = torch.nn.Module()
+    around.network = network
+    return around
 
 
 def _network_bytes(network: Any) -> int:

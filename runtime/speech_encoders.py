@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core_models.types import POCKET, KeypointDiffusionModels, ModelHandle
-from .keypoint_diffusion_models import speech_encoder
+from .actalker_models import listening_encoder
+from .keypoint_diffusion_models import encoder_of, speech_encoder
 from .model_cache import model_cache
 from .renderer_models import chosen_precision
 from .weight_files import found_files
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ..core_models.audio.hubert import Hubert
     from ..core_models.audio.whisper import Whisper
     from ..core_models.keypoint_diffusion.speech_encoder import MelListener
+    from ..core_models.video_types import ACTalkerModels
 
 HUBERT_LARGE, HUBERT_BASE = "hubert_large", "hubert_base"
 """Systems of the weights manifest: 25 hidden states of width 1024, and 13 of width 768."""
@@ -112,6 +114,22 @@ def pocket_listener_network() -> Iterator[MelListener]:
     handle = ModelHandle(POCKET_LISTENER_KIND, str(find_weight(POCKET)))
     with model_cache().use(handle, lambda wanted: load_pocket_listener(wanted.path)) as network:
         yield network
+
+
+def wanted_encoder(
+    models: KeypointDiffusionModels | None = None, actalker: ACTalkerModels | None = None
+) -> str:
+    """Return the name of the audio encoder that the connected model needs; the pocket model's without one.
+
+    Raises ValueError when two are connected.
+    """
+    if actalker is None:
+        return encoder_of(models)
+    if models is not None:
+        raise ValueError(
+            "two models are to listen: connect either model or actalker to Audio Embedding, and use one for each"
+        )
+    return listening_encoder(actalker)
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from ..weights_manifest.manifest import weight_row
-from .weights import WeightNotFoundError, fetch_folder, fetch_weight, find_weight
+from ..weights_manifest.manifest import WeightRow, weight_row
+from .weights import WeightNotFoundError, fetch_folder, fetch_weight, find_weight, origin
 
 PROGRESS_STEPS = 1000
 """Steps of the bar for one file that is fetched."""
@@ -17,6 +17,7 @@ SYSTEM_NAMES = {
     "hubert_large": "HuBERT large",
     "hubert_base": "HuBERT base",
     "whisper_tiny": "Whisper tiny",
+    "actalker": "ACTalker",
 }
 """Systems as people write them."""
 
@@ -78,3 +79,46 @@ def _first_found(names: tuple[str, ...]) -> tuple[Path | None, list[str]]:
         except WeightNotFoundError as error:
             damaged += error.damaged
     return None, damaged
+
+
+def found_or_explained(
+    rows: Mapping[str, str],
+    system: str,
+    loader: str,
+    advice: str,
+    download: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Path]:
+    """Return {part: path} of a model's files, some of which only a person can get.
+
+    rows: {part: manifest row}. The rest as for `found_files`, but nothing is fetched while a file is missing that
+    cannot be. Raises WeightNotFoundError that names every missing file, where it comes from and where it belongs.
+    """
+    found = {part: _first_found((name,)) for part, name in rows.items()}
+    paths = {part: path for part, (path, _) in found.items() if path is not None}
+    missing = {part: weight_row(rows[part]) for part, (path, _) in found.items() if path is None}
+    if download and all(row.source.kind in ("url", "hub") for row in missing.values()):
+        for index, (part, row) in enumerate(missing.items()):
+            paths[part] = fetch_weight(row.name, _share_of_the_bar(progress, index, len(missing)))
+        return paths
+    if missing:
+        damaged = "".join(f" {line}." for _, lines in found.values() for line in lines)
+        raise WeightNotFoundError(
+            f"{SYSTEM_NAMES[system]}'s files are not on this computer; missing are\n{_where_from(missing.values())}\n"
+            f"'talking-portrait weights fetch {system}' (or, once only those are missing that can be fetched, "
+            f"'download_if_missing' in {loader}) fetches what can be fetched.{damaged} {advice}"
+        )
+    return paths
+
+
+def _where_from(rows: Iterable[WeightRow]) -> str:
+    """Return a line for each source and folder: the files, whence, and whereto."""
+    lines: dict[tuple[str, Path], list[str]] = {}
+    for row in rows:
+        gated = ", after its licence has been accepted there" if row.gated else ""
+        source = origin(row).partition(". ")[0] + gated
+        place = (fetch_folder(row) / row.file).parent
+        lines.setdefault((source, place), []).append(f"{Path(row.file).name} ({row.role})")
+    return "\n".join(
+        f"- {', '.join(files)}: {source}; into {place}" for (source, place), files in lines.items()
+    )

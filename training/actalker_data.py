@@ -23,6 +23,7 @@ from ..core_models.motion.blinking import blink_shape, drift_track, with_blinks
 from ..core_models.motion.rotation import angles_from_quaternions, multiply, quaternions_from_angles
 from ..core_models.rendering.mesh import MeshRenderer
 from ..core_models.types import BLENDSHAPE_INDEX, Emotion, FaceMotion, ProgressCallback
+from ..core_models.video_diffusion.actalker.prepared_picture import FACE_DROP, FACE_SHARE
 from ..core_models.whole_file import renamed_when_whole
 from .clip_file import require_finite
 from .made_heads.identity import MadeIdentity, made_identity
@@ -37,10 +38,6 @@ FRAME_STEP = 2
 """Of 25 frames a second every second is kept, as the release does: 12.5 fps."""
 DRAWN_SIZE = LARGEST_SIZE
 """Pixels a side at which heads are drawn before they are cut and shrunk."""
-FACE_SHARE = 0.75
-"""Height of the face at rest over the side of the frame; the face is higher than wide, so it is about 0.57 wide."""
-FACE_DROP = 0.02
-"""Of the frame's side: how far the face at rest lies above its middle, as the chin goes down when the mouth opens."""
 FACE_BOX_SCALE = 1.2
 """The face's box is widened by this about its middle (facts of the release; arXiv 2504.02542: "extension")."""
 
@@ -55,9 +52,9 @@ MOTION_SIZE = 58
 DEGREES_PER_UNIT = 10.0
 """Rotation in the motion signal is divided by this, so that it is about as large as coefficients are."""
 
-HEAD_DEGREES = (3.0, 4.5, 1.8)
-"""Spread of pitch, yaw and roll: turns of about 8 degrees to either side, livelier than speakers' 3."""
-LARGEST_TURN = (6.0, 9.0, 4.0)
+HEAD_DEGREES = (0.3, 0.5, 0.2)
+"""Spread of pitch, yaw and roll: the head all but rests, so that where a change shows is where its region is."""
+LARGEST_TURN = (0.8, 1.2, 0.5)
 QUICKENED = 2.5
 """Heads, brows and lids wander so many times faster than people's heads, at 0.1 to 1.1 Hz, to be seen in 3 s."""
 BROW_SPREAD, LARGEST_BROW = 0.45, 0.9

@@ -20,7 +20,7 @@ from ..core_models.video_diffusion.actalker.model import ACTalkerModel
 from ..core_models.video_diffusion.actalker.sampler import SamplingOptions, sample_latents
 from ..core_models.video_types import FULL, REGIONS
 from .actalker import pictures, shared_regions, time_conditions
-from .actalker_data import ControlledClip
+from .actalker_data import ControlledClip, heard_rows
 from .actalker_latents import decode_latents, encode_clips
 from .actalker_readers import READINGS, FrameReader, true_readings
 from .correlation import correlation
@@ -46,17 +46,30 @@ class Trial:
 
 
 def trials_of(clips: Sequence[ControlledClip], count: int) -> list[Trial]:
-    """Return `count` trials: each clip with the motion of other people's clips.
+    """Return `count` trials: clips spread over all of them, each with the motion of two other people's.
 
-    Raises ValueError for fewer than three clips, or more trials than clips.
+    Raises ValueError for no trial, more trials than clips, or clips of fewer than three people.
     """
-    if len(clips) < 3 or count > len(clips):
-        raise ValueError(f"{count} trials need at least as many clips, and 3; there are {len(clips)}")
-    half, third = len(clips) // 2, len(clips) // 3
-    chosen = np.linspace(0, len(clips) - 1, count).astype(int)
-    return [
-        Trial(clips[i], clips[(i + half) % len(clips)], clips[(i + third + 1) % len(clips)]) for i in chosen
-    ]
+    if not 1 <= count <= len(clips):
+        raise ValueError(
+            f"there are {len(clips)} clips for {count} trials, expected 1 to {len(clips)} trials"
+        )
+    first = {clip.identity_seed: clip for clip in reversed(clips)}
+    if len(first) < 3:
+        raise ValueError(
+            f"the clips are of {len(first)} people, expected at least 3: who speaks and two who move"
+        )
+    chosen = [clips[index] for index in np.linspace(0, len(clips) - 1, count).astype(int)]
+    return [Trial(clip, *_others(clip, list(first.values()))) for clip in chosen]
+
+
+def _others(clip: ControlledClip, people: Sequence[ControlledClip]) -> tuple[ControlledClip, ControlledClip]:
+    """Return clips of two more people, half and a third of the way round."""
+    seeds = [one.identity_seed for one in people]
+    others = people[seeds.index(clip.identity_seed) + 1 :] + people[: seeds.index(clip.identity_seed)]
+    half = len(others) // 2
+    third = len(others) // 3
+    return others[half], others[third if third != half else half - 1]
 
 
 @torch.no_grad()
@@ -96,17 +109,17 @@ def made_frames(
         sigma_min=defaults.sigma_min,
         sigma_max=defaults.sigma_max,
     )
-    noise = torch.randn(
-        count + options.window, *start.shape, generator=torch.Generator().manual_seed(seed)
-    )
+    noise = torch.randn(count + options.window, *start.shape, generator=torch.Generator().manual_seed(seed))
     latents: Tensor = sample_latents(model.unet, conditions, start, noise, options)[:count]
     return decode_latents(autoencoder, latents.numpy())
 
 
 def first_frame(clip: ControlledClip) -> ControlledClip:
     """Return the clip's first frame by itself."""
-    alone = {name: getattr(clip, name)[:1] for name in ("frames", "motion", "mouth_opening", "eye_opening", "turn")}
-    return replace(clip, heard=clip.heard[: clip.heard.shape[0] - 4 * (len(clip) - 1)], **alone)
+    alone = {
+        name: getattr(clip, name)[:1] for name in ("frames", "motion", "mouth_opening", "eye_opening", "turn")
+    }
+    return replace(clip, heard=clip.heard[: heard_rows(1)], **alone)
 
 
 def other_expression(trial: Trial) -> np.ndarray:

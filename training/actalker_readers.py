@@ -29,8 +29,16 @@ READINGS = ("mouth_opening", "eye_opening", "yaw", "pitch")
 MIRROR_SIGNS = (1.0, 1.0, -1.0, 1.0)
 """What a picture's mirror image reads, over what the picture reads."""
 WIDTHS = (3, 16, 32, 48, 64)
-"""Channels before and after each convolution; the size is halved after each."""
+"""Channels before and after each convolution that reads the whole face; the size is halved after each."""
 HIDDEN = 128
+EYE_ROWS, EYE_COLUMNS = slice(8, 32), slice(8, 56)
+"""Pixels in which the eyes of a face that is cut as `actalker_data` cuts it always lie."""
+EYE_WIDTHS = (3, 24, 32, 48)
+"""The same of those that read the eyes."""
+EYE_HIDDEN = 64
+LEAST_CONTRAST = 0.03
+"""Added to the spread of the colours around the eyes, by which they are divided so that dark faces read as well."""
+EYE_PLACE = READINGS.index("eye_opening")
 GROUPS = 8
 COLOUR_RANGE = 0.15
 """How far each colour channel of a picture is made brighter or darker while the reader is fitted."""
@@ -39,24 +47,21 @@ READ_AT_ONCE = 256
 
 
 class FrameReader(nn.Module):
-    """(B, 3, 64, 64) pictures in 0..1 to (B, 4): READINGS."""
+    """(B, 3, 64, 64) pictures in 0..1 to (B, 4): READINGS. The eyes are read off their surroundings alone."""
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for before, after in pairwise(WIDTHS):
-            layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(GROUPS, after), nn.ReLU()]
-            layers += [nn.MaxPool2d(2)]
-        left = FRAME_SIZE >> (len(WIDTHS) - 1)
-        layers += [nn.Flatten(), nn.Linear(WIDTHS[-1] * left**2, HIDDEN), nn.ReLU()]
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(HIDDEN, len(READINGS))
+        rows, columns = (part.stop - part.start for part in (EYE_ROWS, EYE_COLUMNS))
+        self.face = _reading_layers(WIDTHS, (FRAME_SIZE, FRAME_SIZE), HIDDEN, len(READINGS) - 1)
+        self.eyes = _reading_layers(EYE_WIDTHS, (rows, columns), EYE_HIDDEN, 1)
         self.register_buffer("mean", torch.zeros(len(READINGS)))
         self.register_buffer("deviation", torch.ones(len(READINGS)))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return (B, 4) readings of (B, 3, 64, 64) pictures in 0..1."""
-        return self.head(self.body(pictures)) * self.deviation + self.mean
+        face, eyes = self.face(pictures), self.eyes(_eye_patches(pictures))
+        whole = torch.cat([face[:, :EYE_PLACE], eyes, face[:, EYE_PLACE:]], dim=1)
+        return whole * self.deviation + self.mean
 
     @torch.no_grad()
     def read(self, frames: np.ndarray) -> np.ndarray:
@@ -71,6 +76,26 @@ class FrameReader(nn.Module):
         parts = [frames[first : first + READ_AT_ONCE] for first in range(0, len(frames), READ_AT_ONCE)]
         read = [self(_pictures(part).to(self.mean.device)).cpu() for part in parts]
         return torch.cat(read).numpy() if read else np.empty((0, len(READINGS)), np.float32)
+
+
+def _reading_layers(
+    widths: Sequence[int], size: tuple[int, int], hidden: int, readings: int
+) -> nn.Sequential:
+    """Return convolutions of these widths, each followed by halving the size, and what reads the maps they leave."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(GROUPS, after), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)]
+    left = (size[0] >> (len(widths) - 1)) * (size[1] >> (len(widths) - 1))
+    layers += [nn.Flatten(), nn.Linear(widths[-1] * left, hidden), nn.ReLU(), nn.Linear(hidden, readings)]
+    return nn.Sequential(*layers)
+
+
+def _eye_patches(pictures: Tensor) -> Tensor:
+    """Return (B, 3, 24, 48): the eyes' surroundings, each channel about its mean, over the spread of all."""
+    patches = pictures[..., EYE_ROWS, EYE_COLUMNS]
+    spread = patches.std(dim=(1, 2, 3), keepdim=True) + LEAST_CONTRAST
+    return (patches - patches.mean(dim=(2, 3), keepdim=True)) / spread
 
 
 def _pictures(frames: np.ndarray) -> Tensor:

@@ -3,7 +3,15 @@
 Same names, inputs, outputs and values; written anew.
 """
 
-from .images import ImageBatch, LoadImage, LoadImageMask, PreviewImage, RepeatImageBatch, SaveImage
+from .images import (
+    ImageBatch,
+    ImageScaleBy,
+    LoadImage,
+    LoadImageMask,
+    PreviewImage,
+    RepeatImageBatch,
+    SaveImage,
+)
 from .primitives import (
     PrimitiveBoolean,
     PrimitiveFloat,
@@ -17,7 +25,7 @@ from .videos import CreateVideo, GetVideoComponents, LoadVideo, SaveVideo
 CORE_NODES: dict[str, type] = {
     node_class.__name__: node_class
     for node_class in (
-        *(LoadImage, LoadImageMask, SaveImage, PreviewImage, ImageBatch, RepeatImageBatch),
+        *(LoadImage, LoadImageMask, SaveImage, PreviewImage, ImageBatch, RepeatImageBatch, ImageScaleBy),
         *(LoadAudio, SaveAudio, PreviewAudio),
         *(LoadVideo, GetVideoComponents, CreateVideo, SaveVideo),
         *(PrimitiveInt, PrimitiveFloat, PrimitiveString, PrimitiveStringMultiline, PrimitiveBoolean),

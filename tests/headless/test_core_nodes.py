@@ -98,6 +98,14 @@ def test_load_image_mask(picture, channel, expected):
     assert mask[0, 0, 2] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("method", ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"])
+def test_scaling_changes_the_size_and_not_an_even_colour(method):
+    grey = torch.full((2, 6, 10, 3), 0.4)
+    (scaled,) = CORE_NODES["ImageScaleBy"]().upscale(grey, method, 2.5)
+    assert scaled.shape == (2, 15, 25, 3)
+    assert torch.allclose(scaled, torch.tensor(0.4), atol=1e-6 if method != "lanczos" else 1 / 255)
+
+
 def graph_of_pictures(**save):
     return {
         "1": {"class_type": "LoadImage", "inputs": {"image": "picture.png"}},

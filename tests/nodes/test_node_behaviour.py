@@ -43,6 +43,15 @@ def test_demo_portrait_needs_no_detector(nodes):
     np.testing.assert_array_equal(portrait.frame, (image[0] * 255).round().byte().numpy())
 
 
+def test_the_made_head_needs_no_detector_either(nodes):
+    demo = nodes["TP_LoadPortraitImage"].INPUT_TYPES()["required"]["image"][0][1]
+    image, landmarks = run("TP_LoadPortraitImage", nodes, image=demo)
+    portrait, _ = run("TP_Portrait", nodes, image=image, landmarks=landmarks)
+    assert portrait.size == (256, 256)
+    low, high = portrait.landmarks[:, :2].min(axis=0), portrait.landmarks[:, :2].max(axis=0)
+    assert 0.4 < (high - low)[1] / 256 < 0.65, "the face is half the picture's height"
+
+
 def test_picture_brings_the_landmarks_beside_it(nodes, host_folders, astronaut, astronaut_landmarks):
     from PIL import Image
     from talking_portrait.core_models.face.landmarks import write_landmarks
@@ -62,8 +71,8 @@ def test_menu_offers_the_demo_first_and_then_the_users_pictures(nodes, host_fold
     Image.fromarray(astronaut).save(host_folders / "input" / "a.webp")
     (host_folders / "input" / "speech.wav").write_bytes(b"")
     choices, _ = nodes["TP_LoadPortraitImage"].INPUT_TYPES()["required"]["image"]
-    assert choices[0].startswith("demo:")
-    assert choices[1:] == ["a.webp", "b.png"]
+    assert all(choice.startswith("demo:") for choice in choices[:2])
+    assert choices[2:] == ["a.webp", "b.png"]
 
 
 @pytest.mark.parametrize("node_id", ["TP_LoadPortraitImage", "TP_LoadSpeech", "TP_LoadDrivingVideo"])

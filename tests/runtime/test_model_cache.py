@@ -218,3 +218,21 @@ def test_in_comfyui_networks_go_through_its_memory_management(monkeypatch):
         pass
     assert [patcher.model for patcher in loaded] == [module, module]
     assert loaded[0] is loaded[1]
+
+
+def test_comfyui_can_write_the_device_onto_every_network():
+    """It does when it loads one, and diffusers' networks have a property there."""
+    from talking_portrait.runtime.model_cache import _patchable
+
+    class OfDiffusers(torch.nn.Linear):
+        @property
+        def device(self):
+            return self.weight.device
+
+    plain, closed = torch.nn.Linear(1, 1), OfDiffusers(1, 1)
+    assert _patchable(plain) is plain
+    around = _patchable(closed)
+    around.device = torch.device("cpu")
+    around.to(torch.float16)
+    assert closed.weight.dtype == torch.float16
+    assert [*around.parameters()] == [*closed.parameters()]

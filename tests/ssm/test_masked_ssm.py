@@ -290,7 +290,10 @@ def test_input_is_left_as_it_was(layer, inputs):
 
 
 def test_rows_beyond_what_is_scanned_together_come_after_and_are_the_same(monkeypatch):
-    unit, sequence = BidirectionalScan(8, 2), torch.randn(5, 11, 8, generator=torch.Generator().manual_seed(3))
+    unit, sequence = (
+        BidirectionalScan(8, 2),
+        torch.randn(5, 11, 8, generator=torch.Generator().manual_seed(3)),
+    )
     together = unit(sequence)
     monkeypatch.setattr(masked_ssm, "SCANNED_NUMBERS", 2 * 2 * 11 * 8)
     assert masked_ssm.rows_at_once(11, 8) == 2

@@ -145,3 +145,14 @@ def test_clips_are_not_changed():
     before = one.frames.copy()
     made.fitted_frame_reader([one], steps=1)
     np.testing.assert_array_equal(one.frames, before)
+
+
+def test_eyes_are_read_off_their_surroundings_and_dark_faces_like_bright_ones(reader):
+    frames = clip(103).frames
+    eye = READINGS.index("eye_opening")
+    elsewhere = frames.copy()
+    elsewhere[:, made.EYE_ROWS.stop :] = 0
+    np.testing.assert_array_equal(reader.read(elsewhere)[:, eye], reader.read(frames)[:, eye])
+    dark = np.rint(frames * 0.5).astype(np.uint8)
+    spread = reader.read(frames)[:, eye].std()
+    np.testing.assert_allclose(reader.read(dark)[:, eye], reader.read(frames)[:, eye], atol=0.5 * spread)

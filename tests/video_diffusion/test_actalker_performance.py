@@ -176,7 +176,9 @@ def test_previews_are_of_the_clip():
 def test_an_overflow_is_named_with_what_to_do():
     model = new_model()
     model.unet.conv_out.weight.data.mul_(float("inf"))
-    with pytest.raises(FloatingPointError, match="float32 gave infinity or NaN in step 1: choose bfloat16 or float32"):
+    with pytest.raises(
+        FloatingPointError, match="float32 gave infinity or NaN in step 1: choose bfloat16 or float32"
+    ):
         made(control(sound()), model=model)
 
 

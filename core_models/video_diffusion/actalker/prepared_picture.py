@@ -11,7 +11,7 @@ from ...face.masks import binary_mask
 
 WHOLE_PICTURE, AROUND_FACE = "whole picture", "around the face"
 FRAMINGS = (WHOLE_PICTURE, AROUND_FACE)
-FACE_SHARE = 0.75
+FACE_SHARE = 0.86
 """Height of the face over the side of a picture framed around it."""
 FACE_DROP = 0.02
 """Of the side: how far the face lies above the middle."""

@@ -1,0 +1,72 @@
+"""What memory a device can give: of Linux, of an accelerator, of ComfyUI."""
+
+import sys
+import types
+
+import pytest
+import torch
+from talking_portrait.core_models.types import ModelHandle
+from talking_portrait.runtime import device_memory as device_memory_module
+from talking_portrait.runtime.device_memory import bytes_for, make_room
+from talking_portrait.runtime.host import host
+from talking_portrait.runtime.model_cache import device_memory, model_cache
+
+HERE, OTHER = ModelHandle("actalker_pocket", "here"), ModelHandle("pocket", "there")
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Models that are in memory, by handle."""
+    found = {}
+    monkeypatch.setattr(model_cache(), "loaded_bytes", lambda: found)
+    return found
+
+
+def test_linux_says_what_programs_can_get(monkeypatch, tmp_path, loaded):
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable:    2000 kB\n")
+    monkeypatch.setattr(device_memory_module, "MEMORY_INFORMATION", tmp_path / "meminfo")
+    monkeypatch.setattr(host(), "device", lambda requested="auto": torch.device("cpu"))
+    assert bytes_for((HERE,)) == 2000 * 1024
+    on_cpu = ModelHandle("actalker_pocket", "here", device="cpu")
+    loaded.update({on_cpu: 50, ModelHandle("pocket", "there", device="cpu"): 7})
+    assert bytes_for((HERE,)) == 2000 * 1024 + 50  # what is loaded of it is counted again
+
+
+@pytest.mark.parametrize("text", [None, "nothing of the kind\n"])
+def test_elsewhere_it_is_all_of_the_main_memory(monkeypatch, tmp_path, loaded, text):
+    if text is not None:
+        (tmp_path / "meminfo").write_text(text)
+    monkeypatch.setattr(device_memory_module, "MEMORY_INFORMATION", tmp_path / "meminfo")
+    monkeypatch.setattr(host(), "device", lambda requested="auto": torch.device("cpu"))
+    assert bytes_for((HERE, OTHER)) == device_memory("cpu")
+
+
+def test_an_accelerators_unused_reserve_is_free_too(monkeypatch, loaded):
+    monkeypatch.setattr(host(), "device", lambda requested="auto": torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 60)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 40)
+    loaded[ModelHandle("actalker_pocket", "here", device="cuda:0")] = 30
+    assert bytes_for((HERE,)) == 100 + 20 + 30
+
+
+def test_comfyui_counts_what_it_can_unload_and_is_asked_to(monkeypatch, loaded):
+    asked = []
+    management = types.ModuleType("comfy.model_management")
+    management.get_total_memory = lambda device: 1000
+    management.extra_reserved_memory = lambda: 100
+    management.free_memory = lambda wanted, device: asked.append((wanted, str(device)))
+    monkeypatch.setitem(sys.modules, "comfy.model_management", management)
+    in_comfyui = types.SimpleNamespace(
+        in_comfyui=True, device=lambda requested="auto": torch.device("cuda:0")
+    )
+    monkeypatch.setattr(device_memory_module, "host", lambda: in_comfyui)
+    assert bytes_for((HERE,)) == 900
+    make_room("cuda:0", 500)
+    make_room("cpu", 500)
+    assert asked == [(500, "cuda:0")]
+
+
+def test_nothing_is_unloaded_standalone(monkeypatch):
+    monkeypatch.delitem(sys.modules, "comfy.model_management", raising=False)
+    make_room("cuda:0", 10**12)
