@@ -139,8 +139,9 @@ def train_model(options: argparse.Namespace) -> int:
 
     What can be checked without the clips is checked before they are read and encoded.
     """
-    from ..training.actalker_run import CHECKPOINT_FILE, fit
+    from ..training.actalker_run import CHECKPOINT_FILE
     from ..training.kdtalker_run import only_process
+    from ..training.stepwise_training import fit
     from ..training.takin_ada_speech_run import remove_unfinished
 
     device = prepared_device(options)

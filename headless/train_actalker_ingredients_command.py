@@ -192,9 +192,10 @@ def people_and_seed(options: argparse.Namespace) -> tuple[Sequence[int], int]:
 
 def train_autoencoder(options: argparse.Namespace) -> int:
     """Train, or go on, write the weight file as it is then, and its path to stdout."""
-    from ..training.actalker_autoencoder import export_autoencoder, train
+    from ..training.actalker_autoencoder import export_autoencoder
     from ..training.actalker_run import CHECKPOINT_FILE
     from ..training.kdtalker_run import only_process
+    from ..training.stepwise_training import fit
     from ..training.takin_ada_speech_run import remove_unfinished
 
     device = prepared_device(options)
@@ -204,7 +205,7 @@ def train_autoencoder(options: argparse.Namespace) -> int:
     trainer = make(checkpoint, options, device)
     with only_process(options.out):
         remove_unfinished(options.out)
-        train(
+        fit(
             trainer,
             checkpoint,
             options.checkpoint_every,

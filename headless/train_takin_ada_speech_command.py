@@ -188,7 +188,8 @@ def train_speech(options: argparse.Namespace) -> int:
     import torch
 
     from ..training.kdtalker_run import only_process
-    from ..training.takin_ada_speech_run import CHECKPOINT_FILE, fit, remove_unfinished
+    from ..training.stepwise_training import fit
+    from ..training.takin_ada_speech_run import CHECKPOINT_FILE, remove_unfinished
 
     _require_one_source(options)
     if options.threads is not None:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,18 +22,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core_models.strict_loading import require_matching_keys
-from ..core_models.types import ProgressCallback
 from ..core_models.video_diffusion.autoencoder import (
     VideoAutoencoderParameters,
     autoencoder_metadata,
     new_video_autoencoder,
 )
-from ..core_models.whole_file import renamed_when_whole
 from .actalker_data import ControlledClip
 from .actalker_latents import measured_scaling_factor, pictures_of_frames
 from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
 from .kdtalker_run import TrainingDivergedError
 from .perceptual_features import RandomFeatures
+from .stepwise_training import facts_entry, write_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -301,48 +299,12 @@ class AutoencoderTrainer:
         return trainer
 
 
-def train(
-    trainer: AutoencoderTrainer,
-    checkpoint: Path | None = None,
-    checkpoint_every: int = 200,
-    log_every: int = 100,
-    progress: ProgressCallback | None = None,
-    until: int | None = None,
-) -> None:
-    """Train up to the recipe's number of steps, or to step `until`.
-
-    The checkpoint is rewritten every so many steps and at the end. progress: called with (steps done, steps in all);
-    what it raises ends the run, whose checkpoint stays.
-    Raises TrainingDivergedError, and ValueError for numbers of steps below 1.
-    """
-    for name, steps in (("checkpoint_every", checkpoint_every), ("log_every", log_every), ("until", until)):
-        if steps is not None and steps < 1:
-            raise ValueError(f"{name} is {steps}, expected at least 1")
-    stop = trainer.recipe.steps if until is None else min(until, trainer.recipe.steps)
-    began, seen = time.monotonic(), []
-    while trainer.step < stop:
-        seen.append(torch.stack(trainer.train_step()).cpu())
-        if trainer.step % log_every == 0:
-            means = zip(AutoencoderLosses._fields, torch.stack(seen).mean(dim=0).tolist(), strict=True)
-            named = {name: round(value, 4) for name, value in means}
-            logger.info("step %d, %.0f s: %s", trainer.step, time.monotonic() - began, named)
-            seen = []
-        if checkpoint is not None and (trainer.step % checkpoint_every == 0 or trainer.step == stop):
-            trainer.write_checkpoint(checkpoint)
-        if progress is not None:
-            progress(trainer.step, stop)
-
-
 def export_autoencoder(trainer: AutoencoderTrainer, target: Path, half: bool = False) -> None:
     """Write the autoencoder as the safetensors file that `load_video_autoencoder` reads, whole or not at all.
 
     The scaling factor is measured on the trainer's clips. half: in float16. Raises ValueError for a name that does not
     end in .safetensors.
     """
-    from safetensors.torch import save_file
-
-    if target.suffix.lower() != ".safetensors":
-        raise ValueError(f"weights are written as safetensors, but the name is {target.name!r}")
     factor = measured_scaling_factor(trainer.autoencoder, trainer.clips)
     metadata = autoencoder_metadata(replace(trainer.parameters_used, scaling_factor=factor))
     facts = {"step": trainer.step, **trainer.recipe.to_dict()}
@@ -350,5 +312,4 @@ def export_autoencoder(trainer: AutoencoderTrainer, target: Path, half: bool = F
         name: (value.half() if half else value).detach().cpu().contiguous()
         for name, value in trainer.autoencoder.state_dict().items()
     }
-    with renamed_when_whole(target) as unfinished:
-        save_file(tensors, str(unfinished), {**metadata, TRAINING_ENTRY: json.dumps(facts)})
+    write_safetensors(target, tensors, {**metadata, TRAINING_ENTRY: facts_entry(facts)})

@@ -16,7 +16,6 @@ from .actalker_autoencoder import (
     AutoencoderTrainer,
     AutoencoderTrainingParameters,
     export_autoencoder,
-    train,
 )
 from .actalker_data import ControlledClip, controlled_clips, embedded_listener, read_clips, write_clips
 from .actalker_readers import (
@@ -27,6 +26,7 @@ from .actalker_readers import (
     write_frame_reader,
 )
 from .made_heads.clip import HELD_OUT_IDENTITIES, TRAINING_IDENTITIES
+from .stepwise_training import fit
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def trained_autoencoder(
         logger.info("the autoencoder's training goes on from step %d", trainer.step)
     else:
         trainer = AutoencoderTrainer(SMALL_AUTOENCODER, recipe, clips, device)
-    train(trainer, checkpoint, progress=progress)
+    fit(trainer, checkpoint, progress=progress)
     export_autoencoder(trainer, target)
     return target
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ..core_models.strict_loading import require_matching_keys
-from ..core_models.types import ProgressCallback
 from ..core_models.video_diffusion.actalker.blendshape_motion import HEAD_NUMBERS, SIGNAL_SIZE
 from ..core_models.video_diffusion.actalker.condition_projections import (
     AudioProjectionParameters,
@@ -36,7 +34,6 @@ from ..core_models.video_diffusion.actalker.model import (
 from ..core_models.video_diffusion.actalker.portrait_encoder import PortraitEncoderParameters
 from ..core_models.video_diffusion.actalker.pose_guider import PoseGuiderParameters
 from ..core_models.video_diffusion.actalker.unet import UNetParameters
-from ..core_models.whole_file import renamed_when_whole
 from .actalker import (
     ACTalkerTrainingParameters,
     TrainingClips,
@@ -48,6 +45,7 @@ from .actalker import (
 from .actalker_data import FRAME_SIZE, HEARD_BEFORE, HEARD_STEPS
 from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
 from .kdtalker_run import TrainingDivergedError
+from .stepwise_training import facts_entry, follow, write_safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +53,6 @@ CHECKPOINT_FILE = "checkpoint.pt"
 CHECKPOINT_KIND = "actalker_training_1"
 TRAINING_ENTRY = "actalker_training"
 """Entry of the exported file's metadata that tells how it was trained."""
-AVERAGE_WARMUP = 10
-"""The average follows faster while there are few steps to average: decay at most (1 + n) / (10 + n)."""
 
 
 def small_parameters(layers: int, channels: int, layer: str = PER_FRAME) -> ACTalkerParameters:
@@ -86,6 +82,12 @@ def small_parameters(layers: int, channels: int, layer: str = PER_FRAME) -> ACTa
     )
 
 
+class ACTalkerLosses(NamedTuple):
+    """What one step reports: the weighted squared error of v."""
+
+    loss: float
+
+
 class ACTalkerTrainer:
     """A model, its averaged twin, the optimiser and the number of steps done."""
 
@@ -107,7 +109,7 @@ class ACTalkerTrainer:
         )
         self.step = 0
 
-    def train_step(self) -> float:
+    def train_step(self) -> ACTalkerLosses:
         """Update the weights once and return the loss. Raises TrainingDivergedError, before anything is changed."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate_at(self.step, self.recipe)
@@ -122,15 +124,9 @@ class ACTalkerTrainer:
                 "begin a new run with a lower learning rate"
             )
         self.optimiser.step()
-        self._update_average()
+        follow(self.average, self.model, self.recipe.average_decay, self.step)
         self.step += 1
-        return loss.item()
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(self.recipe.average_decay, (1 + self.step) / (AVERAGE_WARMUP + self.step))
-        for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
+        return ACTalkerLosses(loss.item())
 
     def write_checkpoint(self, path: Path) -> None:
         """Write all that a continuation needs, whole or not at all."""
@@ -205,48 +201,11 @@ def read_actalker_checkpoint(path: Path) -> ACTalkerCheckpoint:
         raise ValueError(f"{path} was written by another version of this package ({error})") from error
 
 
-def fit(
-    trainer: ACTalkerTrainer,
-    checkpoint: Path | None = None,
-    checkpoint_every: int = 500,
-    log_every: int = 50,
-    progress: ProgressCallback | None = None,
-    until: int | None = None,
-) -> None:
-    """Train up to the recipe's number of steps, or to step `until`.
-
-    The checkpoint is rewritten every so many steps and at the end. progress: called with (steps done, steps in all);
-    what it raises ends the run, whose checkpoint stays.
-    Raises TrainingDivergedError, and ValueError for numbers of steps below 1.
-    """
-    for name, steps in (("checkpoint_every", checkpoint_every), ("log_every", log_every), ("until", until)):
-        if steps is not None and steps < 1:
-            raise ValueError(f"{name} is {steps}, expected at least 1")
-    stop = trainer.recipe.steps if until is None else min(until, trainer.recipe.steps)
-    began, seen = time.monotonic(), []
-    while trainer.step < stop:
-        seen.append(trainer.train_step())
-        if trainer.step % log_every == 0:
-            logger.info(
-                "step %d, %.0f s: loss %.4f", trainer.step, time.monotonic() - began, sum(seen) / len(seen)
-            )
-            seen = []
-        if checkpoint is not None and (trainer.step % checkpoint_every == 0 or trainer.step == stop):
-            trainer.write_checkpoint(checkpoint)
-        if progress is not None:
-            progress(trainer.step, stop)
-
-
 def export(model: ACTalkerModel, target: Path, facts: Mapping, half: bool = False) -> None:
     """Write a model as the safetensors file that `load_actalker` reads, whole or not at all.
 
     half: in float16, but for what the scan keeps in float32. Raises ValueError for a name that does not end in
     .safetensors.
     """
-    from safetensors.torch import save_file
-
-    if target.suffix.lower() != ".safetensors":
-        raise ValueError(f"weights are written as safetensors, but the name is {target.name!r}")
     tensors, metadata = exported_tensors(model, half)
-    with renamed_when_whole(target) as unfinished:
-        save_file(tensors, str(unfinished), {**metadata, TRAINING_ENTRY: json.dumps(dict(facts))})
+    write_safetensors(target, tensors, {**metadata, TRAINING_ENTRY: facts_entry(facts)})

@@ -33,6 +33,7 @@ from .correlation import correlation
 from .made_heads.clip import HELD_OUT_IDENTITIES, made_clip
 from .made_heads.identity import made_identity
 from .made_heads.performance import silent_performance
+from .stepwise_training import fit
 from .takin_ada_frame_sources import made_drawn_size
 from .takin_ada_frames import pictures_of
 from .takin_ada_made_clips import (
@@ -47,7 +48,7 @@ from .takin_ada_made_clips import (
 from .takin_ada_motion_space_evaluation import motions_of
 from .takin_ada_pocket_data import listener_weights
 from .takin_ada_speech import SpeechClip, TakinADASpeechTrainingParameters, batch_of, training_loss
-from .takin_ada_speech_run import TakinADASpeechTrainer, export, fit
+from .takin_ada_speech_run import TakinADASpeechTrainer, export
 
 logger = logging.getLogger(__name__)
 

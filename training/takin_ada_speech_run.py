@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -18,11 +17,10 @@ from ..core_models.keypoint_diffusion.conformer import ConformerParameters
 from ..core_models.keypoint_diffusion.takin_ada import TakinADAModel, TakinADAParameters
 from ..core_models.keypoint_diffusion.takin_ada_loading import exported_tensors
 from ..core_models.strict_loading import require_matching_keys
-from ..core_models.types import ProgressCallback
-from ..core_models.whole_file import renamed_when_whole
 from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
 from .kdtalker_dataset import data_digest
 from .kdtalker_run import TrainingDivergedError
+from .stepwise_training import facts_entry, follow, write_safetensors
 from .takin_ada_speech import (
     SpeechLosses,
     SpeechSource,
@@ -39,8 +37,6 @@ CHECKPOINT_FILE = "checkpoint.pt"
 """In the run's folder, rewritten as the run goes on."""
 CHECKPOINT_KIND = "takin_ada_speech_training_1"
 TRAINING_ENTRY = "takin_ada_speech_training"
-AVERAGE_WARMUP = 10
-"""The average follows faster while there are few steps to average: decay at most (1 + n) / (10 + n)."""
 
 
 def small_speech_parameters(sizes: TakinADAParameters) -> TakinADAParameters:
@@ -102,19 +98,13 @@ class TakinADASpeechTrainer:
                 "begin a new run with a lower learning rate"
             )
         self.optimiser.step()
-        self._update_average()
+        follow(self.average, self.model, self.recipe.average_decay, self.step)
         self.step += 1
         return SpeechLosses(*(value.detach() for value in losses))
 
     def _cards(self) -> list[torch.device]:
         """Graphics cards whose random numbers a step draws from."""
         return [self.device] if self.device.type == "cuda" else []
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(self.recipe.average_decay, (1 + self.step) / (AVERAGE_WARMUP + self.step))
-        for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
 
     def write_checkpoint(self, path: Path) -> None:
         """Write all that a continuation needs, whole or not at all."""
@@ -220,58 +210,10 @@ def read_speech_checkpoint(path: Path) -> SpeechCheckpoint:
         raise ValueError(f"{path} was written by another version of this package ({error})") from error
 
 
-def fit(
-    trainer: TakinADASpeechTrainer,
-    checkpoint: Path | None = None,
-    checkpoint_every: int = 1000,
-    log_every: int = 100,
-    progress: ProgressCallback | None = None,
-    until: int | None = None,
-    minutes: float | None = None,
-) -> None:
-    """Train up to the recipe's number of steps, to step `until`, or for so many minutes.
-
-    The checkpoint is rewritten every so many steps and at the end. progress: called with (steps done, steps in all);
-    what it raises ends the run, whose checkpoint stays.
-    Raises TrainingDivergedError, and ValueError for minutes not above 0 or numbers of steps below 1.
-    """
-    for name, steps in (("checkpoint_every", checkpoint_every), ("log_every", log_every)):
-        if steps < 1:
-            raise ValueError(f"{name} is {steps}, expected at least 1")
-    if minutes is not None and not minutes > 0:
-        raise ValueError(f"minutes is {minutes}, expected a number above 0")
-    if until is not None and until < 1:
-        raise ValueError(f"until is {until}, expected the number of a step, 1 or later")
-    stop = trainer.recipe.steps if until is None else min(until, trainer.recipe.steps)
-    began, seen = time.monotonic(), []
-    while trainer.step < stop:
-        seen.append(torch.stack([value.float() for value in trainer.train_step()]))
-        if trainer.step % log_every == 0:
-            _log(trainer.step, time.monotonic() - began, seen)
-            seen = []
-        if minutes is not None and time.monotonic() - began >= 60 * minutes:
-            stop = trainer.step
-        if checkpoint is not None and (trainer.step % checkpoint_every == 0 or trainer.step == stop):
-            trainer.write_checkpoint(checkpoint)
-        if progress is not None:
-            progress(trainer.step, stop)
-
-
-def _log(step: int, seconds: float, seen: Sequence[torch.Tensor]) -> None:
-    means = dict(zip(SpeechLosses._fields, torch.stack(seen).mean(dim=0).tolist(), strict=True))
-    named = {name: round(value, 4) for name, value in means.items()}
-    logger.info("step %d, %.0f s: %s", step, seconds, named)
-
-
 def export(model: TakinADAModel, target: Path, facts: Mapping, half: bool = False) -> None:
     """Write a model as the safetensors file that `load_takin_ada` reads, whole or not at all.
 
     half: in float16, but for statistics. Raises ValueError for a name that does not end in .safetensors.
     """
-    from safetensors.torch import save_file
-
-    if target.suffix.lower() != ".safetensors":
-        raise ValueError(f"weights are written as safetensors, but the name is {target.name!r}")
     tensors, metadata = exported_tensors(model, half)
-    with renamed_when_whole(target) as unfinished:
-        save_file(tensors, str(unfinished), {**metadata, TRAINING_ENTRY: json.dumps(dict(facts))})
+    write_safetensors(target, tensors, {**metadata, TRAINING_ENTRY: facts_entry(facts)})

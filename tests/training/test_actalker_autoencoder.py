@@ -27,6 +27,7 @@ from talking_portrait.training.actalker_autoencoder import (
 from talking_portrait.training.actalker_data import ControlledClip, heard_rows
 from talking_portrait.training.kdtalker_run import TrainingDivergedError
 from talking_portrait.training.perceptual_features import RandomFeatures
+from talking_portrait.training.stepwise_training import fit
 from torch import nn
 
 RECIPE = AutoencoderTrainingParameters(steps=4, clips=2, frames=2, alone_share=0.5, warmup=1)
@@ -168,12 +169,12 @@ class TestTraining:
     def test_a_resumed_run_is_the_same_run(self, tmp_path):
         path = tmp_path / "checkpoint.pt"
         whole = AutoencoderTrainer(TINY, RECIPE, CLIPS)
-        made.train(whole)
+        fit(whole)
         begun = AutoencoderTrainer(TINY, RECIPE, CLIPS)
-        made.train(begun, path, until=2)
+        fit(begun, path, until=2)
         resumed = AutoencoderTrainer.from_checkpoint(path, CLIPS)
         assert resumed.step == 2
-        made.train(resumed, path)
+        fit(resumed, path)
         assert torch.equal(weights_of(whole), weights_of(resumed))
 
     def test_it_begins_frame_by_frame_and_with_little_noise(self):
@@ -227,12 +228,12 @@ class TestTraining:
             raise InterruptedError(f"{done} of {total}")
 
         with pytest.raises(InterruptedError, match="1 of 4"):
-            made.train(trainer, progress=stop)
+            fit(trainer, progress=stop)
 
     @pytest.mark.parametrize("name", ["checkpoint_every", "log_every", "until"])
     def test_steps_below_one_are_refused(self, name):
         with pytest.raises(ValueError, match=f"{name} is 0"):
-            made.train(AutoencoderTrainer(TINY, RECIPE, CLIPS), **{name: 0})
+            fit(AutoencoderTrainer(TINY, RECIPE, CLIPS), **{name: 0})
 
     def test_no_clips_are_refused(self):
         with pytest.raises(ValueError, match="no clips"):
@@ -256,7 +257,7 @@ class TestTraining:
 @pytest.fixture(scope="module")
 def trainer() -> AutoencoderTrainer:
     trained = AutoencoderTrainer(SMALL_AUTOENCODER, RECIPE, CLIPS)
-    made.train(trained, until=1)
+    fit(trained, until=1)
     return trained
 
 

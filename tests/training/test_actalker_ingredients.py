@@ -67,7 +67,7 @@ def test_a_training_cut_short_goes_on_as_the_same_run(folder):
     (folder / made.AUTOENCODER_FILE).unlink()
     (folder / made.AUTOENCODER_CHECKPOINT_FILE).unlink()
     trainer = made.AutoencoderTrainer(made.SMALL_AUTOENCODER, RECIPE, made.training_clips(folder))
-    made.train(trainer, folder / made.AUTOENCODER_CHECKPOINT_FILE, until=1)
+    made.fit(trainer, folder / made.AUTOENCODER_CHECKPOINT_FILE, until=1)
     other = replace(RECIPE, learning_rate=0.5)
     resumed = load_file(made.trained_autoencoder(folder, other))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

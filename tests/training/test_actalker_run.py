@@ -18,6 +18,7 @@ from talking_portrait.training.actalker import TrainingClips, drawn_batch, train
 from talking_portrait.training.actalker_latents import encode_clips
 from talking_portrait.training.actalker_run import ACTalkerTrainer, read_actalker_checkpoint
 from talking_portrait.training.kdtalker_run import TrainingDivergedError
+from talking_portrait.training.stepwise_training import fit
 
 from .actalker_clips import RECIPE as LARGER_RECIPE
 from .actalker_clips import tiny_autoencoder, tiny_parameters, training_clips
@@ -68,7 +69,7 @@ class TestRun:
         trainer, losses = trained(data, recipe=replace(RECIPE, learning_rate=1e-2)), []
         for _ in range(4):
             trainer.step = 0
-            losses.append(trainer.train_step())
+            losses.append(trainer.train_step().loss)
         assert losses[-1] < 0.9 * losses[0]
 
     def test_the_average_follows(self, data):
@@ -126,7 +127,7 @@ class TestCheckpoints:
         read = read_actalker_checkpoint(tmp_path / "run" / "checkpoint.pt")
         resumed = ACTalkerTrainer.from_checkpoint(read, data)
         assert (resumed.recipe, resumed.model.parameters_used, resumed.step) == (recipe, sizes, 1)
-        made.fit(resumed)
+        fit(resumed)
         assert resumed.step == 3
         assert same(resumed.model, whole.model)
         assert same(resumed.average, whole.average)
@@ -214,13 +215,13 @@ class TestFit:
         path, told = tmp_path / "c.pt", []
         trainer = trained(data, recipe=replace(RECIPE, steps=4))
         with caplog.at_level(logging.INFO):
-            made.fit(trainer, path, 10, 2, lambda done, total: told.append((done, total)), until=3)
+            fit(trainer, path, 10, 2, lambda done, total: told.append((done, total)), until=3)
         assert trainer.step == read_actalker_checkpoint(path).step == 3
         assert told == [(1, 3), (2, 3), (3, 3)]
         assert [record.args[0] for record in caplog.records] == [2]
-        made.fit(trainer, path, until=10**9)
+        fit(trainer, path, until=10**9)
         assert trainer.step == read_actalker_checkpoint(path).step == 4
-        made.fit(trainer, path)
+        fit(trainer, path)
         assert trainer.step == 4
 
     def test_what_cancels_it_leaves_the_last_checkpoint(self, data, tmp_path):
@@ -229,13 +230,13 @@ class TestFit:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            made.fit(trained(data), tmp_path / "c.pt", 2, progress=cancel)
+            fit(trained(data), tmp_path / "c.pt", 2, progress=cancel)
         assert read_actalker_checkpoint(tmp_path / "c.pt").step == 2
 
     @pytest.mark.parametrize("name", ["checkpoint_every", "log_every", "until"])
     def test_impossible_limits(self, trainer, name):
         with pytest.raises(ValueError, match=f"{name} is 0"):
-            made.fit(trainer, **{name: 0})
+            fit(trainer, **{name: 0})
 
 
 class TestExport:

@@ -30,10 +30,10 @@ from talking_portrait.runtime.keypoint_diffusion_models import (
 from talking_portrait.training.kdtalker_extraction import ExtractionNetworks, ExtractionSettings
 from talking_portrait.training.pocket_data import SAMPLE_RATE, record, save_recordings
 from talking_portrait.training.speech_synthesis import Utterance
+from talking_portrait.training.stepwise_training import fit
 from talking_portrait.training.takin_ada_speech_dataset import open_speech_clips, write_speech_clip
 from talking_portrait.training.takin_ada_speech_run import (
     TakinADASpeechTrainer,
-    fit,
     read_speech_checkpoint,
     small_speech_parameters,
 )

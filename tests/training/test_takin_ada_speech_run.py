@@ -10,6 +10,7 @@ import torch
 from talking_portrait.core_models.keypoint_diffusion.takin_ada import TakinADAParameters, streaming
 from talking_portrait.core_models.keypoint_diffusion.takin_ada_loading import STATISTICS, load_takin_ada
 from talking_portrait.training.kdtalker_run import TrainingDivergedError
+from talking_portrait.training.stepwise_training import fit
 from talking_portrait.training.takin_ada_speech import (
     draw_batch,
     new_model,
@@ -18,7 +19,6 @@ from talking_portrait.training.takin_ada_speech import (
 from talking_portrait.training.takin_ada_speech_run import (
     TakinADASpeechTrainer,
     export,
-    fit,
     read_speech_checkpoint,
     remove_unfinished,
     small_speech_parameters,
