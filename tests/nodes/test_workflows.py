@@ -1,6 +1,7 @@
 """The shipped workflows: sound files, alike in both forms, and running with nothing uploaded."""
 
 import json
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,13 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = (
     *("audio_only", "combined", "emotion", "expression_edit", "video_edit", "motion_only"),
     *("kdtalker_audio_only", "kdtalker_driven_pose", "emotion_grid"),
+    *("actalker_audio", "actalker_motion", "actalker_combined", "actalker_gates"),
 )
 NEED_DETECTOR = ("combined", "video_edit", "motion_only", "kdtalker_audio_only", "kdtalker_driven_pose")
-SILENT = ("expression_edit", "motion_only")
+SILENT = ("expression_edit", "motion_only", "actalker_motion")
+ACTALKER = ("actalker_audio", "actalker_motion", "actalker_combined", "actalker_gates")
+ACTALKER_SECONDS, ACTALKER_STEPS = 0.5, 2
+"""Of what the tests run: the wires and the lengths are what they look at."""
 USE_RENDERER = (
     *("combined", "expression_edit", "video_edit", "motion_only"),
     *("kdtalker_audio_only", "kdtalker_driven_pose"),
@@ -123,6 +128,30 @@ def test_needs_no_face_detector(name):
     assert not any(node["class_type"] == "TP_LoadFaceDetector" for node in api_form(name).values())
 
 
+def shortened(graph: dict, patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let ACTalker's workflows make a short clip in few steps, of the demo speech's beginning."""
+    from talking_portrait.core_models.audio.decode import decode_sound
+    from talking_portrait.runtime import input_files
+
+    sound = decode_sound(input_files.DEMO_SPEECH_FILE)
+    cut = np.round(sound.waveform[0, : round(ACTALKER_SECONDS * sound.sample_rate)] * 32767).astype("<i2")
+    with wave.open(str(folder / "short.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sound.sample_rate)
+        file.writeframes(cut.tobytes())
+    patch.setattr(input_files, "DEMO_SPEECH_FILE", folder / "short.wav")
+    graph["30"]["inputs"]["steps"] = ACTALKER_STEPS
+    if "19" in graph:
+        graph["19"]["inputs"]["duration"] = ACTALKER_SECONDS
+
+
+def output_of(report, link: list):
+    """The first value of what a link gives."""
+    node_id, slot = link
+    return report.values[node_id][slot][0]
+
+
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory, request):
     """Runs a workflow in this process, once for all tests: (its report, the path of its video)."""
@@ -136,6 +165,8 @@ def finished_run(tmp_path_factory, request):
     def run(name: str) -> tuple:
         if name not in SILENT and not EMBEDDED_POCKET.is_file():
             pytest.skip("the pocket model has not been trained yet")
+        if name in ACTALKER and not EMBEDDED_POCKET.with_name("actalker_pocket.safetensors").is_file():
+            pytest.skip("ACTalker's pocket model has not been trained yet")
         bundle = request.getfixturevalue("face_bundle") if name in NEED_DETECTOR else None
         if name not in runs:
             folder = tmp_path_factory.mktemp(name)
@@ -144,6 +175,8 @@ def finished_run(tmp_path_factory, request):
                 graph[node_id]["inputs"]["largest_side"] = 192
             with pytest.MonkeyPatch.context() as patch, host().using_folders(folder, folder, folder):
                 patch.setenv("TALKING_PORTRAIT_MODELS", str(bundle.parent) if bundle else "")
+                if name in ACTALKER:
+                    shortened(graph, patch, folder)
                 report = GraphExecutor(node_classes()).run(graph, ui_form(name))
             (saved,) = report.ui["10"]["images"]
             runs[name] = report, folder / saved["subfolder"] / saved["filename"]
@@ -159,7 +192,9 @@ def test_runs_with_nothing_uploaded(name, finished_run):
     from talking_portrait.core_models.video_file import read_video_frames
 
     report, path = finished_run(name)
-    ((frames,), (fps,), (audio,)) = report.values[api_form(name)["9"]["inputs"]["images"][0]]
+    created = api_form(name)["9"]["inputs"]
+    frames, fps = output_of(report, created["images"]), output_of(report, created["fps"])
+    audio = output_of(report, created["audio"]) if "audio" in created else None
     assert float(frames.diff(dim=0).abs().max()) > 0.1, "nothing moves"
     assert sum(1 for _ in read_video_frames(path)) == len(frames)
     assert exact_rate(read_video_frames(path).fps) == exact_rate(fps)
@@ -251,3 +286,16 @@ def test_the_film_keeps_everything_but_the_mouth(finished_run):
                 "eyes stay"
             )
     assert max(shares) > 0.01
+
+
+def test_the_gates_are_four_clips_of_one_length(finished_run):
+    report, _ = finished_run("actalker_gates")
+    latents = [latent["samples"] for latent in report.values["30"][0]]
+    assert report.values["34"][2] == [
+        *("audio 1, motion 0", "audio 0, motion 1", "audio 1, motion 1", "audio 0.5, motion 1")
+    ]
+    assert len({len(one) for one in latents}) == 1
+    assert len(latents) == 4
+    for first in range(4):
+        for second in range(first):
+            assert float((latents[first] - latents[second]).abs().max()) > 0

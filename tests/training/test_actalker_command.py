@@ -250,7 +250,7 @@ def test_measures_are_printed_as_a_table(folder, begun, tmp_path, run_command):
     assert code == 0
     assert len(out.splitlines()) == 8
     assert all(setting in out.splitlines()[0] for setting in SETTINGS)
-    assert "4 trials need at least as many clips" in failed(run_command("evaluate", *given, "--trials", 4))
+    assert "there are 3 clips for 4 trials" in failed(run_command("evaluate", *given, "--trials", 4))
     assert "--trials is 0" in failed(run_command("evaluate", *given, "--trials", 0))
     other = [*given, "--model", parts[0]]
     assert "not an ACTalker model" in failed(run_command("evaluate", *other))
