@@ -16,6 +16,9 @@ REGIONS, FULL = "regions", "full"
 """Joint control by region, as ACTalker's paper has it; or both signals everywhere, as its released script does it."""
 REGION_MODES = (REGIONS, FULL)
 
+EXPRESSION_AND_POSE, BLENDSHAPE_MOTION = "expression_and_pose", "blendshapes"
+"""What a motion embedding holds: 518 numbers the released networks read from a film, or 64 made from a motion track."""
+
 ACTALKER, ACTALKER_POCKET = "actalker", "actalker_pocket"
 """The published model, and the small one trained here."""
 
@@ -43,8 +46,8 @@ class Identity:
 class MotionEmbedding:
     """How a face moves, as a video diffusion model takes it.
 
-    features: (N, C) float32, a row for each frame. fps: of the rows, > 0. encoder: what made them,
-    "expression_and_pose" or "blendshapes".
+    features: (N, C) float32, a row for each frame. fps: of the rows, > 0. encoder: what made them, EXPRESSION_AND_POSE
+    or BLENDSHAPE_MOTION.
     """
 
     features: np.ndarray

@@ -1,9 +1,10 @@
-"""How much memory a device can give to what is about to run, and making ComfyUI give it."""
+"""How much memory a device can give to what is about to run, and making it give that."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 from ..core_models.types import ModelHandle
@@ -17,15 +18,32 @@ MEMORY_INFORMATION = Path("/proc/meminfo")
 def bytes_for(handles: Collection[ModelHandle]) -> int | None:
     """Return the bytes that models of one device, and what they compute, can have there; None where it cannot be told.
 
-    Those that are loaded already count as free, and so does in ComfyUI whatever it can unload.
+    What lies there of them already counts as free, and so does in ComfyUI whatever it can unload.
     """
     device = str(host().device(next(iter(handles)).device))
     free = _free_bytes(device)
     if free is None or (host().in_comfyui and device.startswith("cuda")):
         return free
-    wanted = {(handle.name, handle.path) for handle in handles}
-    loaded = model_cache().loaded_bytes().items()
-    return free + sum(size for h, size in loaded if h.device == device and (h.name, h.path) in wanted)
+    return free + _bytes_there(device, handles)
+
+
+def _bytes_there(device: str, handles: Collection[ModelHandle]) -> int:
+    wanted = in_any_form(device, handles)
+    return sum(size for handle, size in model_cache().bytes_on_device().items() if wanted(handle))
+
+
+def in_any_form(device: str, handles: Collection[ModelHandle]) -> Callable[[ModelHandle], bool]:
+    """Return whether a handle of the cache is one of these models on a device, whole or under cpu_offload."""
+    whole = {replace(handle, device=device, cpu_offload=False) for handle in handles}
+    return lambda handle: replace(handle, cpu_offload=False) in whole
+
+
+def forget_idle(device: str, unwanted: Callable[[ModelHandle], bool]) -> None:
+    """Drop the models that are not in use and unwanted from memory, so that the device can give theirs to others."""
+    if model_cache().forget(unwanted) and device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def _free_bytes(device: str) -> int | None:
@@ -50,10 +68,17 @@ def _available_main_memory() -> int | None:
     return int(found[0]) * 1024 if found else device_memory("cpu")
 
 
-def make_room(device: str, wanted: int) -> None:
-    """Have ComfyUI unload what else is on an accelerator until so many bytes are free; nothing elsewhere."""
+def make_room(device: str, wanted: int, handles: Collection[ModelHandle] = ()) -> None:
+    """Have ComfyUI unload what else is on an accelerator until so many bytes can be had; nothing elsewhere.
+
+    handles: models whose weights are among the bytes: what lies there of them stays, and is not asked for again.
+    """
     if not host().in_comfyui or not device.startswith("cuda"):
         return
     import torch
 
-    sys.modules["comfy.model_management"].free_memory(wanted, torch.device(device))
+    management = sys.modules["comfy.model_management"]
+    ours = model_cache().patchers(in_any_form(device, handles))
+    staying = [held for held in management.current_loaded_models if any(held.model is one for one in ours)]
+    missing = max(wanted - _bytes_there(device, handles), 0)
+    management.free_memory(missing, torch.device(device), keep_loaded=staying)

@@ -14,7 +14,7 @@ import sys
 import threading
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +60,7 @@ class ModelCache:
         self._entries: OrderedDict[ModelHandle, _Entry] = OrderedDict()
         self._holders: Counter[ModelHandle] = Counter()
         self._watched: weakref.WeakValueDictionary[int, ModelHandle] = weakref.WeakValueDictionary()
+        self._offloaded: dict[int, ModelHandle] = {}
         # Reentrant: the garbage collector may end a handle's life while this thread holds the lock.
         self._lock = threading.RLock()
 
@@ -95,12 +96,42 @@ class ModelCache:
         with self._lock:
             return {handle: entry.bytes for handle, entry in self._entries.items() if entry.loaded}
 
+    def bytes_on_device(self) -> dict[ModelHandle, int]:
+        """Return how many bytes of every model in memory lie on its handle's device.
+
+        Of those under cpu_offload that is what stays there, and of ComfyUI's what it has not unloaded.
+        """
+        with self._lock:
+            return {h: entry.bytes_on(h.device) for h, entry in self._entries.items() if entry.loaded}
+
     def clear(self, device: str | None = None) -> None:
         """Forget every model that is not in use, of all devices or of one: for when memory is short."""
+        self.forget(lambda handle: device in (None, handle.device))
+
+    def forget(self, unwanted: Callable[[ModelHandle], bool]) -> int:
+        """Forget the models not in use whose handles, with the device they are on, are unwanted; return how many."""
         with self._lock:
-            for handle, entry in list(self._entries.items()):
-                if not entry.users and device in (None, handle.device):
-                    del self._entries[handle]
+            idle = [h for h, entry in self._entries.items() if not entry.users and unwanted(h)]
+            for handle in idle:
+                del self._entries[handle]
+        return len(idle)
+
+    def patchers(self, wanted: Callable[[ModelHandle], bool]) -> list[Any]:
+        """Return ComfyUI's patchers of the networks whose handles, with the device they are on, are wanted."""
+        with self._lock:
+            entries = [entry for handle, entry in self._entries.items() if wanted(handle)]
+        return [entry.patcher for entry in entries if entry.patcher is not None]
+
+    def offloaded_handle(self, given: ModelHandle) -> ModelHandle:
+        """Return the handle of the same model under cpu_offload: one object, for as long as the given one lives.
+
+        So a model that a graph holds by the given object stays in memory in this form too.
+        """
+        with self._lock:
+            if id(given) not in self._offloaded:
+                self._offloaded[id(given)] = replace(given, cpu_offload=True)
+                weakref.finalize(given, self._offloaded.pop, id(given), None).atexit = False
+            return self._offloaded[id(given)]
 
     def _watch(self, given: ModelHandle, handle: ModelHandle) -> None:
         """In ComfyUI, forget a model when the last handle object a graph keeps for it is gone."""
@@ -212,25 +243,30 @@ class _Entry:
         self.loaded = False
         self.users = 0
         self.bytes = 0
+        self.patcher: Any = None
         self._model: Any = None
-        self._patcher: Any = None
 
     def load(self, model: Any, handle: ModelHandle, owner: Host, blocks: BlocksOfNetwork | None) -> None:
         if _is_network(model):
             model = _prepared(model, handle, owner, blocks)
-            self.bytes = _network_bytes(model)
+            self.bytes = _bytes_of(_tensors(model))
             managed = owner.in_comfyui and not _is_offloaded(handle)
-            self._patcher = _patcher(model, handle) if managed else None
+            self.patcher = _patcher(model, handle) if managed else None
         else:
             self.bytes = _file_bytes(handle)
         self._model = model
         self.loaded = True
 
     def on_device(self) -> Any:
-        if self._patcher is not None:
+        if self.patcher is not None:
             # Whole: ComfyUI can leave parts behind only in networks made of its own layers.
-            sys.modules["comfy.model_management"].load_models_gpu([self._patcher], force_full_load=True)
+            sys.modules["comfy.model_management"].load_models_gpu([self.patcher], force_full_load=True)
         return self._model
+
+    def bytes_on(self, device: str) -> int:
+        if not _is_network(self._model):
+            return self.bytes
+        return _bytes_of(tensor for tensor in _tensors(self._model) if _lies_on(tensor, device))
 
 
 def _is_network(model: Any) -> bool:
@@ -258,8 +294,7 @@ def _prepared(network: Any, handle: ModelHandle, owner: Host, blocks: BlocksOfNe
 
 
 def _differs(network: Any, dtype: Any) -> bool:
-    tensors = [*network.parameters(), *network.buffers()]
-    return any(tensor.is_floating_point() and tensor.dtype != dtype for tensor in tensors)
+    return any(tensor.is_floating_point() and tensor.dtype != dtype for tensor in _tensors(network))
 
 
 def _is_offloaded(handle: ModelHandle) -> bool:
@@ -302,9 +337,18 @@ def _patchable(network: Any) -> Any:
     return around
 
 
-def _network_bytes(network: Any) -> int:
-    tensors = [*network.parameters(), *network.buffers()]
+def _tensors(network: Any) -> list[Any]:
+    return [*network.parameters(), *network.buffers()]
+
+
+def _bytes_of(tensors: Iterable[Any]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _lies_on(tensor: Any, device: str) -> bool:
+    """Return whether a tensor is there; a device without a number is any of its kind."""
+    kind, _, number = device.partition(":")
+    return tensor.device.type == kind and (not number or tensor.device.index == int(number))
 
 
 def _file_bytes(handle: ModelHandle) -> int:

@@ -23,6 +23,7 @@ from ..core_models.video_diffusion.actalker.gates import FaceRegions, regions_of
 from ..core_models.video_diffusion.actalker.model import ACTalkerModel
 from ..core_models.video_types import REGION_MODES, REGIONS
 from .actalker_data import FRAME_SIZE, ControlledClip
+from .actalker_latents import pictures_of_frames
 
 GATES: tuple[tuple[int, int], ...] = ((1, 1), (1, 0), (0, 1))
 """Audio and motion; drawn evenly."""
@@ -150,7 +151,9 @@ def drawn_batch(data: TrainingClips, recipe: ACTalkerTrainingParameters, step: i
             recipe.sigma_mean + recipe.sigma_std * torch.randn(recipe.batch, generator=generator)
         ),
         portrait=portrait,
-        picture=pictures([clip.frames[index] for clip, index in zip(chosen, portraits, strict=True)]),
+        picture=pictures_of_frames(
+            np.stack([clip.frames[index] for clip, index in zip(chosen, portraits, strict=True)])
+        ),
         heard=torch.from_numpy(np.stack([c.audio[s] for c, s in zip(chosen, spans, strict=True)])).float(),
         moved=torch.from_numpy(
             np.stack([motion_numbers(c.motion[s]) for c, s in zip(chosen, spans, strict=True)])
@@ -167,11 +170,6 @@ def on_device(batch: ACTalkerBatch, device: torch.device | str) -> ACTalkerBatch
     tensors = {name: value.to(device) for name, value in batch._asdict().items() if isinstance(value, Tensor)}
     masks = {one.name: getattr(batch.regions, one.name).to(device) for one in fields(batch.regions)}
     return batch._replace(**tensors, regions=FaceRegions(**masks))
-
-
-def pictures(frames: Sequence[np.ndarray]) -> Tensor:
-    """Return (B, 3, H, W) in -1..1 of uint8 pictures (H, W, 3)."""
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def kept_conditions(rng: np.random.Generator, recipe: ACTalkerTrainingParameters) -> Tensor:

@@ -23,6 +23,7 @@ from ..core_models.motion.blinking import blink_shape, drift_track, with_blinks
 from ..core_models.motion.rotation import angles_from_quaternions, multiply, quaternions_from_angles
 from ..core_models.rendering.mesh import MeshRenderer
 from ..core_models.types import BLENDSHAPE_INDEX, Emotion, FaceMotion, ProgressCallback
+from ..core_models.video_diffusion.actalker.blendshape_motion import SIGNAL_SIZE, motion_signal
 from ..core_models.video_diffusion.actalker.prepared_picture import FACE_DROP, FACE_SHARE
 from ..core_models.whole_file import renamed_when_whole
 from .clip_file import require_finite
@@ -48,9 +49,6 @@ HEARD_STRIDE = 2 * FRAME_STEP
 HEARD_BEFORE = HEARD_STEPS // 2 - 1
 """Rows before that which begins a frame of 1/25 s, so that the window lies about the frame's middle."""
 
-MOTION_SIZE = 58
-DEGREES_PER_UNIT = 10.0
-"""Rotation in the motion signal is divided by this, so that it is about as large as coefficients are."""
 
 HEAD_DEGREES = (0.3, 0.5, 0.2)
 """Spread of pitch, yaw and roll: the head all but rests, so that where a change shows is where its region is."""
@@ -109,7 +107,7 @@ class ControlledClip:
         expected = {
             "frames": (np.uint8, (count, FRAME_SIZE, FRAME_SIZE, 3)),
             "heard": (np.float16, (heard_rows(count), *(layers if len(layers) == 2 else ("L", "C")))),
-            "motion": (np.float32, (count, MOTION_SIZE)),
+            "motion": (np.float32, (count, SIGNAL_SIZE)),
             "mouth_opening": (np.float32, (count,)),
             "eye_opening": (np.float32, (count,)),
             "turn": (np.float32, (count, 2)),
@@ -279,12 +277,6 @@ def _turn(rotation: np.ndarray, rest: Sequence[float]) -> np.ndarray:
     """Return (N, 2) float32 yaw and pitch of a head that rests turned, and is turned by (N, 3) degrees from there."""
     whole = multiply(quaternions_from_angles(np.asarray(rest)), quaternions_from_angles(rotation))
     return angles_from_quaternions(whole)[:, [1, 0]].astype(np.float32)
-
-
-def motion_signal(motion: FaceMotion) -> np.ndarray:
-    """Return (N, 58) float32 as `ControlledClip.motion` of a motion in blendshapes."""
-    parts = [motion.expression, motion.rotation / DEGREES_PER_UNIT, motion.translation]
-    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def landmark_box(points: np.ndarray, scale: float = 1.0) -> np.ndarray:

@@ -19,9 +19,9 @@ from ..core_models.video_diffusion.actalker.clip_conditions import ClipSignals, 
 from ..core_models.video_diffusion.actalker.model import ACTalkerModel
 from ..core_models.video_diffusion.actalker.sampler import SamplingOptions, sample_latents
 from ..core_models.video_types import FULL, REGIONS
-from .actalker import pictures, shared_regions, time_conditions
+from .actalker import shared_regions, time_conditions
 from .actalker_data import ControlledClip, heard_rows
-from .actalker_latents import decode_latents, encode_clips
+from .actalker_latents import decode_latents, encode_clips, pictures_of_frames
 from .actalker_readers import READINGS, FrameReader, true_readings
 from .correlation import correlation
 
@@ -92,7 +92,7 @@ def made_frames(
     factor = autoencoder.config.scaling_factor
     start = torch.from_numpy(encode_clips(autoencoder, [first_frame(trial.clip)])[0, 0]).float()
     signals = ClipSignals(
-        identity=model.portrait_encoder(pictures(list(trial.clip.frames[:1])))[0],
+        identity=model.portrait_encoder(pictures_of_frames(trial.clip.frames[:1]))[0],
         heard=torch.from_numpy(np.ascontiguousarray(trial.clip.audio)).float(),
         moved=torch.from_numpy(motion_numbers(trial.mover.motion if signal is None else signal)),
         audio_gate=torch.full((count,), audio_gate),

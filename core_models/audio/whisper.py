@@ -18,7 +18,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from ..key_tables import KEY_TABLES
 from ..strict_loading import load_strict
 from ..types import ProgressCallback
-from .listening_windows import STEPS_PER_FRAME, sound_samples, step_count
+from .listening_windows import sound_samples, step_count
 from .mel import SAMPLE_RATE
 
 CHUNK_SECONDS = 30
@@ -28,10 +28,6 @@ MEL_PER_CHUNK = 3000
 """Log-mel frames (100 Hz) of a chunk."""
 ROWS_PER_CHUNK = 1500
 """Rows of hidden states (50 Hz) of a chunk."""
-WINDOW_ROWS = 10
-"""Rows of features that a frame of ACTalker hears: 0.2 s."""
-ROWS_BEFORE = 4
-"""Of those, the ones before the frame's own first row."""
 
 
 @dataclass(frozen=True)
@@ -161,28 +157,3 @@ def encode_mel(whisper: Whisper, mel: Tensor) -> Tensor:
     if not torch.isfinite(features).all():
         raise ValueError(f"Whisper's hidden states are not finite in {weight.dtype}: load it in float32")
     return features
-
-
-def whisper_windows(features: Tensor, frames: int, step: int = 2) -> Tensor:
-    """Return what each frame of ACTalker hears, (frames, 10, layers, width), of features (T, layers, width) at 50 Hz.
-
-    Frame i shows the sound of frame k = i * step at 25 fps (step 2: 12.5 fps) and hears rows 2k - 4 to 2k + 5. Rows
-    before the sound and after its end are 0: of a video that outlasts its sound too, where the release stops with an
-    error.
-    Raises ValueError for features that are not finite or of another shape, or fewer than one frame or step.
-    """
-    if features.ndim != 3 or 0 in features.shape:
-        raise ValueError(
-            f"speech features have shape {tuple(features.shape)}, expected (T, layers, width), none of them 0"
-        )
-    if frames < 1 or step < 1:
-        raise ValueError(f"frames is {frames} and step is {step}, expected at least 1 of each")
-    if not torch.isfinite(features).all():
-        raise ValueError(
-            "the speech features hold NaN or infinity: embed the sound again, with float32 networks"
-        )
-    starts = STEPS_PER_FRAME * step * torch.arange(frames) - ROWS_BEFORE
-    rows = starts[:, None] + torch.arange(WINDOW_ROWS)
-    heard = (rows >= 0) & (rows < len(features))
-    windows = features[rows.clamp(0, len(features) - 1).to(features.device)]
-    return windows * heard.to(windows)[:, :, None, None]

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..types import ProgressCallback
-from ..video_types import MotionEmbedding
+from ..video_types import EXPRESSION_AND_POSE, MotionEmbedding
 from .expression_and_pose import POSE_SIZE, ExpressionAndPoseNetworks, driving_crops, expression_and_pose
 from .missing_faces import faces_under_policy, previous_rows, report_missing, require_known_policy
+from .row_interpolation import interpolated_rows
 
 if TYPE_CHECKING:
     from ..face.landmarker import DetectedFace
-
-EXPRESSION_AND_POSE = "expression_and_pose"
-"""Name of the encoder in a MotionEmbedding."""
-FULL_TURN = 360.0
 
 
 @dataclass(frozen=True)
@@ -80,9 +77,6 @@ def filled_rows(rows: np.ndarray, found: np.ndarray, policy: str) -> np.ndarray:
         return rows[previous_rows(found)]
     known, wanted = np.flatnonzero(found), np.arange(len(found))
     angles = slice(rows.shape[1] - POSE_SIZE, rows.shape[1] - POSE_SIZE // 2)
-    going = rows.astype(np.float64)
-    going[:, angles] = np.unwrap(going[:, angles], period=FULL_TURN, axis=0)
-    filled = np.stack([np.interp(wanted, known, column) for column in going.T], axis=1)
-    filled[:, angles] = (filled[:, angles] + FULL_TURN / 2) % FULL_TURN - FULL_TURN / 2
+    filled = interpolated_rows(rows, known, wanted, angles)
     filled[known] = rows
     return filled.astype(np.float32)

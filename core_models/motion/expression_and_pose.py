@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,42 +41,53 @@ CPU_CHUNK, ACCELERATOR_CHUNK = 4, 32
 """Frames that the networks look at together."""
 
 
+class FrameCrops(NamedTuple):
+    """What the networks see of a frame, (256, 256, 3) uint8 each.
+
+    expression: the face; black outside the picture. head: the head.
+    """
+
+    expression: np.ndarray
+    head: np.ndarray
+
+
 @dataclass(frozen=True)
 class DrivingCrops:
     """The two crops of each frame, cut when they are asked for, so that they take no memory.
 
-    frames: (N, H, W, 3) uint8 RGB, or N pictures (H, W, 3). landmarks: (N, 478, 3) pixels of those. head_square: left,
-    top, right, bottom in pixels of the crop for the head pose, the same in all frames.
+    frames: (N, H, W, 3) uint8 RGB, or N pictures (H, W, 3), which may be made when they are asked for. landmarks:
+    (N, 478, 3) pixels of those. size: (width, height) of all frames. head_square: left, top, right, bottom in pixels of
+    the crop for the head pose, the same in all frames.
     """
 
     frames: Sequence[np.ndarray] | np.ndarray
     landmarks: np.ndarray = field(repr=False)
+    size: tuple[int, int]
     head_square: tuple[int, int, int, int]
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def expression(self, frame: int) -> np.ndarray:
-        """Return the face of a frame, (256, 256, 3) uint8; black outside the picture."""
-        square = expression_square(self.landmarks[frame])
-        return np.array(_resized(_cut(self.frames[frame], square), CROP_SIZE, Image.Resampling.BILINEAR))
-
-    def head(self, frame: int) -> np.ndarray:
-        """Return the head of a frame, (256, 256, 3) uint8."""
-        crop = _cut(self.frames[frame], self.head_square)
-        crop = _resized(crop, HEAD_PICTURE_SIZE, Image.Resampling.BICUBIC)
-        return np.array(_resized(crop, CROP_SIZE, Image.Resampling.BILINEAR))
+    def of_frame(self, index: int) -> FrameCrops:
+        """Return both crops of a frame, which is asked for once. Raises ValueError for one of another kind or size."""
+        frame = self.frames[index]
+        _require_picture(frame, index, self.size)
+        face = _cut(frame, expression_square(self.landmarks[index]))
+        head = _resized(_cut(frame, self.head_square), HEAD_PICTURE_SIZE, Image.Resampling.BICUBIC)
+        return FrameCrops(
+            *(np.array(_resized(crop, CROP_SIZE, Image.Resampling.BILINEAR)) for crop in (face, head))
+        )
 
 
 def driving_crops(
     frames: Sequence[np.ndarray] | np.ndarray, landmarks: Sequence[np.ndarray] | np.ndarray
 ) -> DrivingCrops:
-    """Return the crops of a driving video, or of one picture.
+    """Return the crops of a driving video, or of one picture; of the frames only the first is looked at.
 
     frames: (N, H, W, 3) uint8 RGB, N > 0. landmarks: (478, 3) pixels for each; a frame without a face must be given
     those of another, as the release takes the last ones it saw.
-    Raises ValueError for no frames, other numbers of frames and landmarks, frames of another kind or of several sizes,
-    landmarks that are not finite or span no area, or a face outside the first frame.
+    Raises ValueError for no frames, other numbers of frames and landmarks, a first frame of another kind, landmarks
+    that are not finite or span no area, or a face outside the first frame.
     """
     if len(frames) == 0:
         raise ValueError("the driving video has no frames: give at least one")
@@ -83,24 +95,19 @@ def driving_crops(
         raise ValueError(
             f"the driving video has {len(frames)} frames but landmarks for {len(landmarks)}: give one set for each"
         )
-    _require_pictures(frames)
+    first = frames[0]
+    size = first.shape[1::-1]
+    _require_picture(first, 0, size)
     points = np.stack([_landmarks_of_frame(one, index) for index, one in enumerate(landmarks)])
-    height, width = frames[0].shape[:2]
-    return DrivingCrops(frames, points, head_square(points[0], (width, height)))
+    return DrivingCrops(frames, points, size, head_square(points[0], size))
 
 
-def _require_pictures(frames: Sequence[np.ndarray] | np.ndarray) -> None:
-    for index, frame in enumerate(frames):
-        if (
-            frame.dtype != np.uint8
-            or frame.ndim != 3
-            or frame.shape[2] != 3
-            or frame.shape != frames[0].shape
-        ):
-            raise ValueError(
-                f"frame {index} of the driving video is {frame.dtype} of shape {frame.shape}, expected (height, width, "
-                f"3) uint8 RGB, all of one size"
-            )
+def _require_picture(frame: np.ndarray, index: int, size: tuple[int, ...]) -> None:
+    if frame.dtype != np.uint8 or frame.shape != (*reversed(size), 3):
+        raise ValueError(
+            f"frame {index} of the driving video is {frame.dtype} of shape {frame.shape}, expected (height, width, 3) "
+            "uint8 RGB, all of one size"
+        )
 
 
 def _landmarks_of_frame(landmarks: np.ndarray, index: int) -> np.ndarray:
@@ -192,7 +199,7 @@ def expression_and_pose(
 
     512 numbers of expression, the head's rotation (3, degrees in -180..180) and its translation (3, in -2..2). A few
     frames are read at a time, so that memory does not grow with the video. progress: called as (frames done, N).
-    Raises ValueError when the networks' numbers are not finite.
+    Raises ValueError for a frame of another kind or size than the first, and when the networks' numbers are not finite.
     """
     chunk = CPU_CHUNK if next(networks.parameters()).device.type == "cpu" else ACCELERATOR_CHUNK
     count = len(crops)
@@ -207,8 +214,8 @@ def expression_and_pose(
 
 def _motion_of(networks: ExpressionAndPoseNetworks, crops: DrivingCrops, indices: range) -> Tensor:
     weight = next(networks.parameters())
-    faces = _unit_pictures([crops.expression(index) for index in indices], weight)
-    heads = _unit_pictures([crops.head(index) for index in indices], weight)
+    crops_of_frames = [crops.of_frame(index) for index in indices]
+    faces, heads = (_unit_pictures(pictures, weight) for pictures in zip(*crops_of_frames, strict=True))
     with torch.no_grad():
         pose = networks.pose(2 * heads - 1)
         rows = torch.cat([networks.expression(faces), pose.rotation, pose.translation], dim=1).float().cpu()

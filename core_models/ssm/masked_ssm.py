@@ -134,7 +134,7 @@ class _Branches(nn.Module):
 
     def mixed(
         self, entered: tuple[Tensor, Tensor], identity: Tensor, audio: BranchSignal, motion: BranchSignal
-    ):
+    ) -> Tensor:
         """Return the normalised sum (B, L, width) of both branches; `entered`: their own views of the tokens."""
         identity = functional.silu(self.id_proj(identity))
         heard = self._branch(entered[0], identity, audio, self.audio_proj, self.audio_unit)
@@ -202,6 +202,7 @@ class JointMaskedSSMLayer(_Branches):
     """
 
     def __init__(self, channels: int, condition_width: int) -> None:
+        """channels: of the tokens. condition_width: of identity and control tokens."""
         super().__init__(channels, condition_width)
         width = EXPANSION * channels
         self.in_proj1, self.in_proj2 = _two_layers(channels, width), _two_layers(channels, width)

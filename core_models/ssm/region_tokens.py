@@ -1,6 +1,8 @@
 """Where on a grid of tokens a mask lies: how strongly at each token, and which tokens it selects.
 
-Matches what ACTalker's released code does with its masks, slips included; the grid's size is found as it finds it.
+Matches what ACTalker's released code does with its masks, slips included. It finds the grid's size from the number of
+tokens, and misses it where roundings meet: 7 x 18 tokens under 448 x 1152 pixels become 6 x 21. Who knows the grid says
+so.
 """
 
 from __future__ import annotations
@@ -25,15 +27,18 @@ def token_grid(count: int, mask_height: int, mask_width: int) -> tuple[int, int]
     return rows, count // rows
 
 
-def mask_on_tokens(mask: Tensor, count: int) -> Tensor:
+def mask_on_tokens(mask: Tensor, count: int, grid: tuple[int, int] | None = None) -> Tensor:
     """Return how much of a mask lies on each token: (count,) float32, row by row.
 
-    mask: (H, W) in 0..1. Brought to the grid by bicubic interpolation, so soft edges stay soft and may overshoot; a
-    grid of fewer or more tokens than `count` is filled up with 0 or cut. Raises ValueError for another shape.
+    mask: (H, W) in 0..1. grid: (rows, columns) of the tokens; None is the `token_grid`. Brought to the grid by bicubic
+    interpolation, so soft edges stay soft and may overshoot; a `token_grid` of fewer or more tokens than `count` is
+    filled up with 0 or cut. Raises ValueError for a mask of another shape, or a grid of other than `count` tokens.
     """
     if mask.ndim != 2:
         raise ValueError(f"a region's mask has shape {tuple(mask.shape)}, expected (height, width)")
-    grid = token_grid(count, *mask.shape)
+    if grid is not None and grid[0] * grid[1] != count:
+        raise ValueError(f"a grid of {grid[0]} x {grid[1]} tokens does not have {count} of them")
+    grid = token_grid(count, *mask.shape) if grid is None else grid
     values = functional.interpolate(mask.float()[None, None], size=grid, mode="bicubic").flatten()
     return functional.pad(values, (0, max(count - len(values), 0)))[:count]
 
@@ -47,9 +52,9 @@ def selected_tokens(values: Tensor) -> Tensor:
     return (values.abs() >= 1).nonzero().flatten()
 
 
-def region_on_tokens(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def region_on_tokens(mask: Tensor, count: int, grid: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
     """Return `mask_on_tokens` and the `selected_tokens` of it."""
-    values = mask_on_tokens(mask, count)
+    values = mask_on_tokens(mask, count, grid)
     return values, selected_tokens(values)
 
 

@@ -23,9 +23,9 @@ def encoded_picture(autoencoder: Any, picture: np.ndarray) -> Tensor:
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()[None] / 127.5 - 1
     dtype = autoencoder.dtype
     raised = autoencoder.config.force_upcast and dtype != torch.float32
-    if raised:
-        autoencoder.to(torch.float32)
     try:
+        if raised:
+            autoencoder.to(torch.float32)
         with torch.no_grad():
             return (
                 autoencoder.encode(pixels.to(autoencoder.device, autoencoder.dtype))

@@ -14,6 +14,7 @@ from talking_portrait.core_models.video_diffusion.actalker.sampler import Sampli
 from talking_portrait.core_models.video_types import FULL, REGIONS
 from talking_portrait.training import actalker as made
 from talking_portrait.training.actalker import ACTalkerTrainingParameters, TrainingClips
+from talking_portrait.training.actalker_latents import pictures_of_frames
 from torch import nn
 
 from .actalker_clips import FACTOR, RECIPE, SIDE, clip, tiny_parameters, training_clips
@@ -279,13 +280,13 @@ class TestDrawn:
                 assert np.array_equal(batch.moved[row].numpy(), motion_numbers(one.motion[span]))
                 of, portrait = divmod(round(batch.portrait[row, 0, 0, 0].item() * FACTOR), 100)
                 assert of == index
-                assert torch.equal(batch.picture[row], made.pictures([one.frames[portrait]])[0])
+                assert torch.equal(batch.picture[row], pictures_of_frames(one.frames[portrait][None])[0])
         assert starts == set(range(5 - count + 1))
 
     def test_pictures_span_minus_1_to_1(self):
         frame = np.zeros((64, 64, 3), np.uint8)
         frame[0, 1, 2] = 255
-        (picture,) = made.pictures([frame])
+        (picture,) = pictures_of_frames(frame[None])
         assert picture.shape == (3, 64, 64)
         assert picture[2, 0, 1] == 1
         assert picture.min() == -1

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...ssm.region_tokens import region_on_tokens
 from ...video_types import REGIONS
 from .controls import Region
 from .gates import FaceRegions, regions_of_signals
 from .model import ACTalkerModel
 from .sampler import ClipConditions, SignalTokens
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class ClipSignals:
 
     @property
     def frame_count(self) -> int:
+        """N, frames that are steered."""
         return len(self.audio_gate)
 
 
@@ -46,12 +51,14 @@ def clip_conditions(
 
     portrait: (C, H, W) latents as the network sees them, unscaled. regions: masks at the picture's size.
     time_conditions: (3,) frame rate and motion buckets. mode: as for `regions_of_signals`.
+    A mask that is used but covers no token of the latents is told in the log.
     """
     weight = model.audio_projection.proj1.weight
     frames = signals.frame_count
     hears = signals.audio_gate if signals.heard is not None else torch.zeros_like(signals.audio_gate)
     moves = signals.motion_gate if signals.moved is not None else torch.zeros_like(signals.motion_gate)
     audio, motion = regions_of_signals(regions, hears, moves, mode)
+    _tell_of_empty_masks(regions, (*audio, *motion), tuple(portrait.shape[1:]))
     return ClipConditions(
         identity=model.identity_projection(signals.identity.to(weight))[None],
         audio=_audio(model, signals.heard, frames, audio),
@@ -60,6 +67,21 @@ def clip_conditions(
         pose=pose_features(model, regions.face.to(weight)),
         time_conditions=time_conditions.to(weight),
     )
+
+
+def _tell_of_empty_masks(regions: FaceRegions, used: tuple[Region, ...], grid: tuple[int, int]) -> None:
+    """Log each mask in use in which nothing is steered, as the clip alone would look like that of a bad model."""
+    for name in (one.name for one in fields(regions)):
+        mask = getattr(regions, name)
+        if not any(region.mask is mask for region in used):
+            continue
+        _, selected = region_on_tokens(mask, grid[0] * grid[1], grid)
+        if not len(selected):
+            logger.warning(
+                "the %s mask %s, so the face is not steered there: draw it larger, or make the masks of this portrait",
+                name,
+                f"covers no whole token of the {grid[0]} x {grid[1]}" if mask.any() else "is empty",
+            )
 
 
 def _audio(

@@ -117,10 +117,10 @@ class AudioProjection(nn.Module):
         hidden = torch.relu(self.proj2(hidden))
         return self.norm(self.proj3(hidden).unflatten(-1, (p.tokens, p.width)))
 
-    def unconditional(self, frames: int = 1) -> Tensor:
-        """Return the tokens (frames, tokens, width) of no sound: those of features that are all 0."""
+    def unconditional(self) -> Tensor:
+        """Return the tokens (1, tokens, width) of no sound: those of features that are all 0."""
         p, weight = self.parameters_used, self.proj1.weight
-        return self(weight.new_zeros(1, p.rows, p.layers, p.channels)).expand(frames, -1, -1)
+        return self(weight.new_zeros(1, p.rows, p.layers, p.channels))
 
 
 class IdentityProjection(nn.Module):
@@ -143,10 +143,6 @@ class IdentityProjection(nn.Module):
             )
         hidden = torch.relu(self.proj1(embeddings))
         return self.proj3(torch.relu(self.proj2(hidden)))
-
-    def unconditional(self, frames: int = 1) -> Tensor:
-        """Return the tokens (frames, 1, width) of nobody: zeros, and not a projection of zeros, as in the release."""
-        return self.proj3.weight.new_zeros(frames, IDENTITY_TOKENS, self.parameters_used.width)
 
 
 class MotionProjection(nn.Module):
@@ -176,7 +172,6 @@ class MotionProjection(nn.Module):
         features, kept, zeroed = motion.split((p.features, p.kept, p.zeroed), dim=-1)
         return torch.cat([self.norm(self.proj1(features)), kept, torch.zeros_like(zeroed)], dim=-1)
 
-    def unconditional(self, frames: int = 1) -> Tensor:
-        """Return the tokens (frames, width) of no motion: those of features and rotation that are all 0."""
-        motion = self.proj1.weight.new_zeros(1, self.parameters_used.motion_size)
-        return self(motion).expand(frames, -1)
+    def unconditional(self) -> Tensor:
+        """Return the token (1, width) of no motion: that of features and rotation that are all 0."""
+        return self(self.proj1.weight.new_zeros(1, self.parameters_used.motion_size))

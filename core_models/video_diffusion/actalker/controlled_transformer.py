@@ -43,7 +43,7 @@ class ControlledTransformer(TransformerSpatioTemporalModel):
         """Return ((B x F, channels, H, W),). image_only_indicator: (B, F) zeros."""
         height, width = hidden_states.shape[2:]
         frames = image_only_indicator.shape[1]
-        level = encoder_hidden_states.at(height * width)
+        level = encoder_hidden_states.at(height, width)
         tokens = self.proj_in(self.norm(hidden_states).flatten(2).mT)
         tokens = self.transformer_blocks[0](tokens, encoder_hidden_states=level.spatial)
         tokens = self._controlled(tokens, level, frames)

@@ -90,17 +90,18 @@ class PlacedControls:
     """The controls of one evaluation, brought to the levels as they are asked for; each level once."""
 
     controls: UNetControls
-    levels: dict[int, LevelControls] = field(default_factory=dict)
+    levels: dict[tuple[int, int], LevelControls] = field(default_factory=dict)
 
-    def at(self, count: int) -> LevelControls:
-        """Return the controls on `count` tokens."""
-        if count not in self.levels:
-            self.levels[count] = _placed(self.controls, count)
-        return self.levels[count]
+    def at(self, height: int, width: int) -> LevelControls:
+        """Return the controls on height x width tokens."""
+        grid = height, width
+        if grid not in self.levels:
+            self.levels[grid] = _placed(self.controls, grid)
+        return self.levels[grid]
 
 
-def _placed(controls: UNetControls, count: int) -> LevelControls:
-    placed = [_placed_signal(signal, count) for signal in controls.signals]
+def _placed(controls: UNetControls, grid: tuple[int, int]) -> LevelControls:
+    placed = [_placed_signal(signal, grid) for signal in controls.signals]
     return LevelControls(
         spatial=AttentionContext(controls.identity.flatten(0, 1), tuple(spatial for spatial, _, _ in placed)),
         temporal=AttentionContext(controls.identity.mean(1), tuple(temporal for _, temporal, _ in placed)),
@@ -109,23 +110,39 @@ def _placed(controls: UNetControls, count: int) -> LevelControls:
 
 
 def _placed_signal(
-    signal: ControlSignal, count: int
+    signal: ControlSignal, grid: tuple[int, int]
 ) -> tuple[SignalContext | None, SignalContext | None, BranchSignal]:
     """Return a signal for the spatial and temporal attention and for the layer's branch; None where it is closed."""
     batch, frames = signal.tokens.shape[:2]
+    count = grid[0] * grid[1]
     tokens = signal.tokens.flatten(0, 1)
     if not signal.regions:
         return None, None, BranchSignal(tokens)
     soft, passes, total = 0.0, [], 0.0
     for region in signal.regions:
-        values, selected = region_on_tokens(region.mask.to(tokens.device), count)
+        values, selected = region_on_tokens(region.mask.to(tokens.device), count, grid)
         weight = None if region.weight is None else region.weight.to(tokens).repeat(batch)[:, None, None]
         passes.append(RegionPass(selected, weight))
         factor = 1.0 if weight is None else weight
         soft, total = soft + factor * values[:, None].to(tokens.dtype), total + factor
-    over_time = total
-    if torch.is_tensor(total):  # a query of the temporal attention is a token in a frame, frames innermost
+    over_time, over_clip = total, signal.tokens.mean(1)
+    if torch.is_tensor(total):
+        tokens = tokens * (total > 0)  # the joint layer scans the tokens of all frames, shut ones too
+        over_clip = _mean_of_frames(signal.tokens, total.view(batch, frames))
+        # A query of the temporal attention is a token in a frame, frames innermost.
         over_time = total.view(batch, 1, frames).expand(-1, count, -1).reshape(batch, -1, 1)
-    spatial = SignalContext(tokens, soft)
-    temporal = SignalContext(signal.tokens.mean(1), over_time)
-    return spatial, temporal, BranchSignal(tokens, tuple(passes))
+    return (
+        SignalContext(tokens, soft),
+        SignalContext(over_clip, over_time),
+        BranchSignal(tokens, tuple(passes)),
+    )
+
+
+def _mean_of_frames(tokens: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean (B, T, width) of tokens (B, F, T, width), each frame counted by its weight (B, F).
+
+    A frame of weight 0 does not count, whatever its tokens are; where all are 0 the mean is 0, which nothing sees.
+    """
+    weights = weights.float()
+    shares = weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+    return (tokens * shares[:, :, None, None].to(tokens.dtype)).sum(1)

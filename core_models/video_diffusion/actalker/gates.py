@@ -38,18 +38,6 @@ class FaceRegions:
                 raise ValueError(f"the {name} mask is not binary: it holds values other than 0 and 1")
 
 
-def checked_gates(gates: Tensor | float, name: str, frames: int) -> Tensor:
-    """Return a gate as (frames,) float32. Raises ValueError unless it is in 0..1, once or for each frame."""
-    values = torch.as_tensor(gates, dtype=torch.float32)
-    if values.ndim > 1 or (values.ndim == 1 and len(values) != frames):
-        raise ValueError(
-            f"the {name} gate has {len(values)} values for {frames} frames: give one, or one for each"
-        )
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"the {name} gate must be in 0..1, got {values.min():g} to {values.max():g}")
-    return values.expand(frames)
-
-
 def regions_of_signals(
     regions: FaceRegions, audio: Tensor, motion: Tensor, mode: str = REGIONS
 ) -> tuple[tuple[Region, ...], tuple[Region, ...]]:

@@ -7,8 +7,9 @@ kernel, on an accelerator, with regions that cover the whole picture: the most t
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from ...ssm.masked_ssm import DIRECTIONS, EXPANSION, STATE_SIZE, rows_at_once
 from ..autoencoder import VideoAutoencoderParameters, new_video_autoencoder
 from ..frame_coding import PUBLISHED_CHUNK
+from .choices import picture_multiple
 from .condition_projections import IDENTITY_TOKENS
 from .controlled_transformer import JOINT, NO_LAYER
 from .guidance import STREAMS
@@ -28,8 +30,6 @@ DECODE_CHUNKS = (PUBLISHED_CHUNK, 5, 2, 1)
 RESERVE_SHARE = 0.1
 """Beside what is computed: workspaces of convolutions and what the allocator cannot hand out, as a share of it."""
 FLOAT32_BYTES = 4
-PICTURE_STEP = 64
-"""Sides of pictures are multiples of it."""
 LOOP_COPIES = 6
 """Of a clip's latents in the sampling loop: noise, latents before and after, their sum, and what adds to it."""
 FEED_FORWARD_COPIES = 22
@@ -47,6 +47,8 @@ RESNET_COPIES = 3
 """Of a ResNet's input beside the result: joined with what was skipped, normalised, and through SiLU."""
 DECODER_COPIES, ENCODER_COPIES = 6, 5
 """Of a level's features in its residual blocks: while time is blended in, and in the second convolution."""
+DECODER_INPUT_COPIES = 3
+"""Of what comes from below, as large as the level: itself, normalised, and through SiLU."""
 
 
 @dataclass(frozen=True)
@@ -143,73 +145,75 @@ def plan_for(
     free_bytes: int,
     window: int | None = None,
     can_offload: bool = True,
+    streams: int | None = None,
 ) -> MemoryPlan:
     """Return the fastest way to make a clip that fits.
 
     size: (height, width) of the picture, pixels. frames: of the clip. dtype: such as "float16". free_bytes: of the
     device while neither network is on it. window: frames at once, None for the model's. can_offload: whether blocks
-    can be kept elsewhere; not where the device is the CPU.
+    can be kept elsewhere; not where the device is the CPU. streams: guidance streams at once, 1..4, None for as many
+    as fit.
     Weights that stay come first, with as many streams at once as fit, then offload; the most frames that fit are
-    decoded together. Raises ValueError when nothing fits, with what to lower and by how much.
+    decoded together. Raises ValueError when nothing fits, with what to lower and by how much, and for streams out of
+    range.
     """
+    if streams is not None and not 1 <= streams <= STREAMS:
+        raise ValueError(f"streams is {streams}, expected 1..{STREAMS}, or None for as many as fit")
     window = parameters.defaults.window if window is None else window
     clip = ClipSize(*size, frames, window, getattr(torch, dtype).itemsize)
-    estimate = memory_estimate(parameters, autoencoder_parameters, clip)
-    chosen = _fitting(estimate, free_bytes, can_offload)
+    limits = _Limits(parameters, autoencoder_parameters, free_bytes, can_offload, streams)
+    chosen = limits.choice(clip)
     if chosen is None:
-        fits = functools.partial(_fits, parameters, autoencoder_parameters, free_bytes, can_offload)
-        raise ValueError(_refusal(clip, dtype, estimate, free_bytes, can_offload, fits))
-    return MemoryPlan(clip, dtype, estimate, free_bytes, *chosen)
+        raise ValueError(_refusal(limits, clip, dtype))
+    return MemoryPlan(clip, dtype, limits.estimate(clip), free_bytes, *chosen)
 
 
-def _fitting(estimate: MemoryEstimate, free: int, can_offload: bool) -> tuple[bool, int, int] | None:
-    """Return whether blocks are offloaded, streams at once and frames decoded at once; None when nothing fits."""
-    for by_block in (False, True) if can_offload else (False,):
-        for streams in range(STREAMS, 0, -1):
-            for chunk in DECODE_CHUNKS:
-                if estimate.needed(by_block, streams, chunk) <= free:
-                    return by_block, streams, chunk
-    return None
+@dataclass(frozen=True)
+class _Limits:
+    """What a clip must fit into, and what may be chosen for it."""
+
+    parameters: ACTalkerParameters
+    autoencoder: VideoAutoencoderParameters
+    free_bytes: int
+    can_offload: bool
+    streams: int | None
+
+    def estimate(self, clip: ClipSize) -> MemoryEstimate:
+        return memory_estimate(self.parameters, self.autoencoder, clip)
+
+    def choice(self, clip: ClipSize) -> tuple[bool, int, int] | None:
+        """Return whether blocks are offloaded, streams and frames decoded at once; None when nothing fits."""
+        estimate = self.estimate(clip)
+        forms = (False, True) if self.can_offload else (False,)
+        counts = range(STREAMS, 0, -1) if self.streams is None else (self.streams,)
+        for form in itertools.product(forms, counts, DECODE_CHUNKS):
+            if estimate.needed(*form) <= self.free_bytes:
+                return form
+        return None
 
 
-def _fits(
-    parameters: ACTalkerParameters,
-    autoencoder_parameters: VideoAutoencoderParameters,
-    free: int,
-    can_offload: bool,
-    clip: ClipSize,
-) -> bool:
-    estimate = memory_estimate(parameters, autoencoder_parameters, clip)
-    return _fitting(estimate, free, can_offload) is not None
-
-
-def _refusal(
-    clip: ClipSize,
-    dtype: str,
-    estimate: MemoryEstimate,
-    free: int,
-    can_offload: bool,
-    fits: Callable[[ClipSize], bool],
-) -> str:
+def _refusal(limits: _Limits, clip: ClipSize, dtype: str) -> str:
     """Return what is too much, the least that would do, and what to lower."""
-    least = estimate.needed(can_offload, 1, DECODE_CHUNKS[-1])
-    weights = estimate.weights_by_block if can_offload else estimate.weights
+    estimate, streams = limits.estimate(clip), limits.streams or 1
+    least = estimate.needed(limits.can_offload, streams, DECODE_CHUNKS[-1])
+    weights = estimate.weights_by_block if limits.can_offload else estimate.weights
+    together = "one stream" if streams == 1 else f"{streams} streams at once"
     return (
         f"one window of {clip.window} frames at {clip.width}x{clip.height} in {dtype} needs at least "
         f"{gigabytes(least)} ({gigabytes(weights + estimate.autoencoder)} of weights, "
-        f"{gigabytes(estimate.activations)} for one stream), {gigabytes(free)} are free: {_advice(clip, fits)}"
+        f"{gigabytes(streams * estimate.activations)} for {together}), {gigabytes(limits.free_bytes)} are free: "
+        f"{_advice(limits, clip)}"
     )
 
 
-def _advice(clip: ClipSize, fits: Callable[[ClipSize], bool]) -> str:
-    """Return the largest image_size and the longest window that fit, each by itself, and what else can be done."""
-    window = next((w for w in range(clip.window - 1, 0, -1) if fits(replace(clip, window=w))), None)
-    shorter = min(clip.height, clip.width)
-    sides = range((shorter - 1) // PICTURE_STEP * PICTURE_STEP, 0, -PICTURE_STEP)
-    side = next((s for s in sides if fits(_scaled(clip, s / shorter))), None)
-    found = [
-        f"lower {name} to {value}" for name, value in (("image_size", side), ("window", window)) if value
-    ]
+def _advice(limits: _Limits, clip: ClipSize) -> str:
+    """Return the largest values that fit, each by itself, of what can be lowered, and what else can be done."""
+    lower = {
+        "streams_at_once": next(_fewer_streams(limits, clip), None),
+        "image_size": next(_smaller_sides(limits, clip), None),
+        "window": next(_shorter_windows(limits, clip), None),
+    }
+    found = [f"lower {name} to {value}" for name, value in lower.items() if value is not None]
     smaller = "choose float16, " if clip.number_bytes > 2 else ""
     further = f"make the clip shorter, {smaller}free memory, or choose another device"
     return (
@@ -217,11 +221,44 @@ def _advice(clip: ClipSize, fits: Callable[[ClipSize], bool]) -> str:
     )
 
 
-def _scaled(clip: ClipSize, factor: float) -> ClipSize:
-    height, width = (
-        max(round(side * factor / PICTURE_STEP), 1) * PICTURE_STEP for side in (clip.height, clip.width)
+def _fewer_streams(limits: _Limits, clip: ClipSize) -> Iterator[int]:
+    for streams in range((limits.streams or 1) - 1, 0, -1):
+        if replace(limits, streams=streams).choice(clip) is not None:
+            yield streams
+
+
+def _smaller_sides(limits: _Limits, clip: ClipSize) -> Iterator[int]:
+    """Yield the lower lengths of the shorter side that the model can take and that fit, the largest first."""
+    step, shorter = (
+        picture_multiple(limits.parameters, limits.autoencoder.reduction),
+        min(clip.height, clip.width),
     )
-    return replace(clip, height=height, width=width)
+    for side in range((shorter - 1) // step * step, 0, -step):
+        sides = (max(round(s * side / shorter / step), 1) * step for s in (clip.height, clip.width))
+        height, width = sides
+        if limits.choice(replace(clip, height=height, width=width)) is not None:
+            yield side
+
+
+def _shorter_windows(limits: _Limits, clip: ClipSize) -> Iterator[int]:
+    for window in range(clip.window - 1, 0, -1):
+        if limits.choice(replace(clip, window=window)) is not None:
+            yield window
+
+
+def fitting_chunk(parameters: VideoAutoencoderParameters, clip: ClipSize, free_bytes: int) -> int:
+    """Return how many frames are decoded together: the most of DECODE_CHUNKS that fit, 1 where none does.
+
+    free_bytes: of the device while the autoencoder is not on it, and nothing else is needed there.
+    """
+    fits = (chunk for chunk in DECODE_CHUNKS if chunk_bytes(parameters, clip, chunk) <= free_bytes)
+    return next(fits, DECODE_CHUNKS[-1])
+
+
+def chunk_bytes(parameters: VideoAutoencoderParameters, clip: ClipSize, chunk: int) -> int:
+    """Return the bytes of the autoencoder and of decoding so many frames of a clip together, with a reserve."""
+    working = min(chunk, clip.frames) * decoding_bytes(parameters, clip)
+    return autoencoder_count(parameters) * clip.number_bytes + math.ceil((1 + RESERVE_SHARE) * working)
 
 
 def memory_estimate(
@@ -353,7 +390,9 @@ def decoding_bytes(parameters: VideoAutoencoderParameters, clip: ClipSize) -> in
     channels = parameters.block_out_channels
     lower = (*channels[1:], channels[-1])  # what came in from below waits, unless nothing is below
     levels = zip(_pixel_areas(parameters, clip), channels, lower, strict=True)
-    return clip.number_bytes * max(area * (DECODER_COPIES * own + below) for area, own, below in levels)
+    return clip.number_bytes * max(
+        area * max(DECODER_COPIES * own + below, DECODER_INPUT_COPIES * below) for area, own, below in levels
+    )
 
 
 def _pixel_areas(parameters: VideoAutoencoderParameters, clip: ClipSize) -> list[int]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
 
+from ...audio.embedding import POCKET_LISTENER as POCKET_LISTENER
+from ...audio.embedding import WHISPER
+from ...video_types import BLENDSHAPE_MOTION, EXPRESSION_AND_POSE
 from .condition_projections import (
     AudioProjection,
     AudioProjectionParameters,
@@ -21,29 +25,35 @@ from .portrait_encoder import PortraitEncoder, PortraitEncoderParameters
 from .pose_guider import PoseGuider, PoseGuiderParameters
 from .unet import ACTalkerUNet, UNetParameters
 
-EXPRESSION_AND_POSE, BLENDSHAPE_MOTION = "expression_and_pose", "blendshapes"
-"""What a motion signal holds: 518 numbers the released networks read from a film, or 64 made from a motion track."""
-WHISPER, POCKET_LISTENER = "whisper", "pocket_listener"
-
 
 @dataclass(frozen=True)
 class ListeningWindow:
     """Which rows of an audio embedding a frame hears.
 
     encoder: name of the audio embedding. rows: of a frame. before: rows before the one at which the frame begins.
+    Raises ValueError unless rows >= 1 and 0 <= before < rows.
     """
 
     encoder: str = WHISPER
     rows: int = 10
     before: int = 4
 
+    def __post_init__(self) -> None:
+        if self.rows < 1 or not 0 <= self.before < self.rows:
+            raise ValueError(
+                f"a frame hears {self.rows} rows, {self.before} of them before its own, expected at least 1 row and "
+                "fewer before than rows"
+            )
+
 
 @dataclass(frozen=True)
 class ClipDefaults:
     """What a model was trained for, and so what is sampled unless said otherwise; the released model's.
 
-    fps: frames per second. window: frames at once. motion_buckets: how much head and expression move, told to the
-    model. steps, sigma_min, sigma_max, guidance: of the sampler. image_size: of the shorter side, pixels.
+    fps: frames per second. window: frames at once. shift: frames that the windows move on by from step to step, so
+    that their edges never stay in one place. motion_buckets: how much head and expression move, told to the model.
+    steps, sigma_min, sigma_max, guidance: of the sampler. image_size: of the shorter side, pixels.
+    Raises ValueError for values out of range.
     """
 
     fps: float = 12.5
@@ -55,6 +65,17 @@ class ClipDefaults:
     sigma_max: float = 700.0
     guidance: GuidanceScales = field(default_factory=GuidanceScales)
     image_size: int = 576
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise ValueError(f"fps is {self.fps}, expected a positive number")
+        for name, least in (("window", 1), ("shift", 0), ("steps", 1), ("image_size", 1)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                f"sigma_min is {self.sigma_min} and sigma_max {self.sigma_max}, expected 0 < sigma_min < sigma_max"
+            )
 
 
 @dataclass(frozen=True)

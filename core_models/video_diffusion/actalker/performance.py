@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ...audio.frame_clock import frame_count, frame_times
+from ...motion.row_interpolation import interpolated_rows
 from ...types import AudioEmbedding, ProgressCallback, back_and_forth
-from ...video_types import Identity, MaskedControl, MotionEmbedding
+from ...video_types import EXPRESSION_AND_POSE, Identity, MaskedControl, MotionEmbedding
 from .clip_conditions import ClipSignals, clip_conditions, windows_of_frames
 from .gates import FaceRegions
 from .guidance import GuidanceScales
@@ -116,19 +117,22 @@ def heard_by_frames(audio: AudioEmbedding, parameters: ACTalkerParameters, frame
 
 
 def moved_on_frames(motion: MotionEmbedding, parameters: ACTalkerParameters, frames: int) -> Tensor:
-    """Return (frames, numbers): the motion at the start of each frame, in between linearly."""
+    """Return (frames, numbers) float32: the motion at the start of each frame, in between linearly.
+
+    Angles go the shorter way round. The last row is held until it ends; then all of it goes back and forth. Raises
+    ValueError for motion of another kind than the model's.
+    """
     if motion.encoder != parameters.motion_kind or motion.features.shape[1] != parameters.motion.motion_size:
         raise ValueError(
             f"the model takes motion as {parameters.motion_kind} ({parameters.motion.motion_size} numbers), but the "
             f"embedding is {motion.encoder} ({motion.features.shape[1]}): make it with Motion Embedding and this model"
         )
-    rate = parameters.defaults.fps
-    covered = max(int(len(motion.features) * rate / motion.fps), 1)
+    rate, numbers = parameters.defaults.fps, parameters.motion
+    covered = frame_count(motion.duration, rate)
     places = np.array(frame_times(covered, rate)) * motion.fps
-    below = np.minimum(places.astype(int), len(motion.features) - 1)
-    above = np.minimum(below + 1, len(motion.features) - 1)
-    share = (places - below)[:, None].astype(np.float32)
-    rows = motion.features[below] * (1 - share) + motion.features[above] * share
+    turns = numbers.kept if motion.encoder == EXPRESSION_AND_POSE else 0
+    angles = slice(numbers.features, numbers.features + turns)
+    rows = interpolated_rows(motion.features, np.arange(len(motion.features)), places, angles)
     return torch.from_numpy(rows[back_and_forth(covered, frames)].astype(np.float32))
 
 

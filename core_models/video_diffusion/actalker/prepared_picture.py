@@ -21,15 +21,13 @@ FACE_DROP = 0.02
 class PreparedPicture:
     """What a model sees of a portrait.
 
-    picture: (H, W, 3) uint8 RGB. face, mouth, motion: (H, W) float32, 0 or 1. square: left, top and side in pixels of
-    the portrait that the picture was cut from, or None for the whole.
+    picture: (H, W, 3) uint8 RGB. face, mouth, motion: (H, W) float32, 0 or 1.
     """
 
     picture: np.ndarray
     face: np.ndarray
     mouth: np.ndarray
     motion: np.ndarray
-    square: tuple[int, int, int] | None = None
 
 
 def prepared_picture(
@@ -53,16 +51,16 @@ def prepared_picture(
                 f"the {name} mask is {mask.shape[1]} x {mask.shape[0]} px, the portrait {width} x {height}: make the "
                 "masks of this portrait, at its size"
             )
-    square = None if landmarks is None else face_square(landmarks)
     layers = [frame, *(np.asarray(mask, np.float32) for mask in masks)]
-    if square is not None:
+    if landmarks is not None:
+        square = face_square(landmarks)
         layers = [cut_out(layer, square) for layer in layers]
     size = model_size(layers[0].shape[1], layers[0].shape[0], shorter_side, multiple)
     picture, *resized = (
         cv2.resize(layer, size, interpolation=_interpolation(layer, size)) for layer in layers
     )
     face, mouth, motion = (binary_mask(np.clip(mask, 0, 1)) for mask in resized)
-    return PreparedPicture(picture, face, mouth, motion, square)
+    return PreparedPicture(picture, face, mouth, motion)
 
 
 def model_size(width: int, height: int, shorter_side: int, multiple: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -115,6 +116,7 @@ class ClipConditions:
 
     @property
     def frame_count(self) -> int:
+        """N, frames of the clip, padding not counted."""
         return len(self.audio.tokens)
 
 
@@ -169,28 +171,44 @@ def _sampled(
     sigmas = sigmas[options.steps - int(options.steps * options.strength) :]
     latents = start + sigmas[0] * noise.float()
     steps = len(sigmas) - 1
-    done, all_windows = 0, steps * len(circular_windows(total, options.window, options.overlap))
+    tick = _counted(progress, steps * len(circular_windows(total, options.window, options.overlap)))
     for step in range(steps):
-        scales = options.guidance_at(step, steps)
-        sums, counts = torch.zeros_like(latents), latents.new_zeros(total, 1, 1, 1)
         shift = shift_at(step, options.shift, options.window)
-        for frames in circular_windows(total, options.window, options.overlap, shift):
-            index = torch.tensor(frames, device=latents.device)
-            v = _guided(
-                unet, latents[index], sigmas[step], conditions, frames, scales, options.streams_at_once
-            )
-            moved = edm.euler_step(latents[index], v, sigmas[step], sigmas[step + 1])
-            sums = sums.index_add(0, index, moved)
-            counts = counts.index_add(0, index, counts.new_ones(len(frames), 1, 1, 1))
-            done += 1
-            if progress is not None:
-                progress(done, all_windows)
-        before, latents = latents, sums / counts
+        windows = circular_windows(total, options.window, options.overlap, shift)
+        levels, scales = (sigmas[step], sigmas[step + 1]), options.guidance_at(step, steps)
+        before = latents
+        latents = _stepped(unet, before, levels, conditions, windows, scales, options.streams_at_once, tick)
         _require_finite(latents, unet, step)
         if preview is not None:
-            estimate = _clean_estimate(before, latents, sigmas[step], sigmas[step + 1])
-            preview(estimate[: conditions.frame_count])
+            preview(_clean_estimate(before, latents, *levels)[: conditions.frame_count])
     return latents
+
+
+def _counted(progress: ProgressCallback | None, total: int) -> Callable[[], None]:
+    """Return what is to be called after each of `total` windows."""
+    numbers = itertools.count(1)
+    return (lambda: None) if progress is None else (lambda: progress(next(numbers), total))
+
+
+def _stepped(
+    unet: ACTalkerUNet,
+    latents: Tensor,
+    levels: tuple[Tensor, Tensor],
+    conditions: ClipConditions,
+    windows: list[list[int]],
+    scales: GuidanceScales,
+    at_once: int,
+    tick: Callable[[], None],
+) -> Tensor:
+    """Return all latents after the step between two noise levels; frames that windows share get the mean."""
+    sums, counts = torch.zeros_like(latents), latents.new_zeros(len(latents), 1, 1, 1)
+    for frames in windows:
+        index = torch.tensor(frames, device=latents.device)
+        v = _guided(unet, latents[index], levels[0], conditions, frames, scales, at_once)
+        sums = sums.index_add(0, index, edm.euler_step(latents[index], v, *levels))
+        counts = counts.index_add(0, index, counts.new_ones(len(frames), 1, 1, 1))
+        tick()
+    return sums / counts
 
 
 def _require_finite(latents: Tensor, unet: ACTalkerUNet, step: int) -> None:
@@ -272,24 +290,27 @@ def _window(conditions: ClipConditions, frames: list[int]) -> _Window:
     """Return the conditions of some frames; those past the clip's end get none of the signals."""
     clip = torch.tensor([frame < conditions.frame_count for frame in frames])
     audio, motion = (_of_frames(signal, frames, clip) for signal in (conditions.audio, conditions.motion))
-    anything = bool(clip.any())
-    return _Window(
-        conditions,
-        len(frames),
-        audio,
-        motion,
-        hears=anything and bool(audio.regions),
-        moves=anything and bool(motion.regions),
+    hears, moves = (_is_open(signal, clip) for signal in (audio, motion))
+    return _Window(conditions, len(frames), audio, motion, hears, moves)
+
+
+def _is_open(signal: SignalTokens, clip: Tensor) -> bool:
+    """Whether a window's signal counts in any of the clip's own frames."""
+    return bool(clip.any()) and any(
+        region.weight is None or bool(region.weight[clip.to(region.weight.device)].any())
+        for region in signal.regions
     )
 
 
 def _of_frames(signal: SignalTokens, frames: list[int], clip: Tensor) -> SignalTokens:
+    """Return a signal on some frames, without the regions that count in none of them."""
     device = signal.tokens.device
     # Weights of padding frames are those of the clip's last frame.
     index = torch.tensor(frames).clamp(max=len(signal.tokens) - 1).to(device)
     tokens = torch.where(clip.to(device)[:, None, None], signal.tokens[index], signal.unconditional)
-    regions = tuple(
+    placed = (
         region if region.weight is None else replace(region, weight=region.weight.to(device)[index])
         for region in signal.regions
     )
+    regions = tuple(region for region in placed if region.weight is None or region.weight.any())
     return replace(signal, tokens=tokens, regions=regions)
