@@ -42,20 +42,20 @@ class ACTalkerTrainingParameters:
     Raises ValueError for values out of range.
     """
 
-    steps: int = 4000
-    batch: int = 2
-    frames: int = 10
-    learning_rate: float = 1e-3
-    warmup_steps: int = 200
+    steps: int = 4500
+    batch: int = 3
+    frames: int = 6
+    learning_rate: float = 1.2e-3
+    warmup_steps: int = 100
     annealed: bool = True
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
     average_decay: float = 0.998
-    sigma_mean: float = 0.2
+    sigma_mean: float = 0.7
     sigma_std: float = 1.4
     dropped: float = 0.05
-    mouth_weight: float = 6.0
-    eye_weight: float = 4.0
+    mouth_weight: float = 8.0
+    eye_weight: float = 8.0
     regions: str = REGIONS
     seed: int = 0
 
