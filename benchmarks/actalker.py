@@ -152,8 +152,8 @@ def changed(savings: Savings, device: str) -> Iterator[None]:
 
     placed = controls.region_on_tokens
 
-    def anywhere(mask: Tensor, count: int) -> tuple[Tensor, ...]:
-        return tuple(values.to(device) for values in placed(mask, count))
+    def anywhere(mask: Tensor, count: int, grid: tuple[int, int] | None = None) -> tuple[Tensor, ...]:
+        return tuple(values.to(device) for values in placed(mask, count, grid))
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(controls, "region_on_tokens", anywhere))

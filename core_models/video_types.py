@@ -184,3 +184,18 @@ class ACTalkerModels:
             raise ValueError(
                 f"ACTalkerModels.kind is {self.kind!r}, expected {ACTALKER} or {ACTALKER_POCKET}"
             )
+
+
+ACTALKER_ENTRY = "actalker"
+"""Entry of a file's metadata that holds the sizes of an ACTalker trained here."""
+PUBLISHED_PARTS: dict[str, str] = {
+    "unet": "actalker_unet",
+    "pose_guider": "actalker_pose_guider",
+    "audio_projection": "actalker_audio_linear",
+    "identity_projection": "actalker_id_proj_model",
+    "motion_projection": "actalker_vasa_linear",
+}
+"""Part of the published ACTalker -> the manifest row of its file, which names the file's layout too.
+
+The published adapter file is not among them: the UNet's file holds the same projections.
+"""

@@ -112,7 +112,7 @@ class ACTalkerSampler:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         from ..core_models.video_diffusion.actalker.prepared_picture import FRAMINGS
-        from ..runtime.actalker_clips import STREAM_CHOICES
+        from ..runtime.actalker_memory import STREAM_CHOICES
 
         return {
             "required": {
@@ -221,16 +221,15 @@ class ACTalkerSampler:
         streams_at_once: str = "automatic",
         **settings: Any,
     ) -> tuple[dict[str, Any], float, int]:
-        from ..runtime import actalker_clips
+        from ..runtime.actalker_clips import ClipChoices, sampled_clip
         from ..runtime.host import host
         from ..runtime.progress import PreviewedProgress
 
         settings |= {"head_motion": head_motion, "expression_motion": expression_motion, "window": window}
         settings |= {"overlap": overlap, "shift": shift}
         progress = PreviewedProgress(host().progress(1))
-        latents, fps = actalker_clips.sampled_clip(
-            actalker, portrait, identity, control, framing, image_size, streams_at_once, settings, progress
-        )
+        choices = ClipChoices(framing, image_size, streams_at_once, settings)
+        latents, fps = sampled_clip(actalker, portrait, identity, control, choices, progress)
         return {"samples": latents}, fps, len(latents)
 
 
@@ -254,11 +253,13 @@ class ACTalkerDecode:
                 "actalker": ACTALKER_INPUT,
                 "latent": ("LATENT", {"tooltip": "From ACTalker Sampler with the same model."}),
                 "chunk": _count(
-                    "Frames decoded together; fewer need less memory. 0 is 10, as in the release.", 200
+                    "Frames decoded together; fewer need less memory. 0 is 10, as in the release, or fewer where 10 do "
+                    "not fit.",
+                    200,
                 ),
                 "overlap": _count(
                     "Frames that neighbouring chunks share and fade across, so that no seam shows; 0 sets them side by "
-                    "side, as the release does.",
+                    "side, as the release does. At most one less than the chunk counts.",
                     100,
                     2,
                 ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .face import CATEGORY, FACE_INDEX_INPUT, chosen_face, face_landmarker
@@ -141,27 +142,51 @@ class FaceMaskBuilder:
     ) -> tuple[Any, Any, Any, Any]:
         from ..core_models.face.box_masks import BoxParameters
         from ..core_models.face.masks import face_without_mouth
-        from ..core_models.types import portraits_of
-        from .images import checked_image, frames_from_image, image_from_frames, mask_from_arrays
+        from .images import image_from_frames, mask_from_arrays
 
         if (portrait is None) == (image is None):
             raise ValueError("connect either portrait or image (with face_detector), and not both")
         expect_choice("frames", frames, FRAME_CHOICES)
         expect_choice("shape", shape, SHAPES)
         boxes = BoxParameters(extension, mouth_box, grow, feather) if shape == BOXES else None
-        if portrait is not None:
-            size, landmarks = portrait.size, [one.landmarks for one in portraits_of(portrait)]
-            pictures: Iterable[np.ndarray] = (one.frame for one in portraits_of(portrait))
-        else:
-            size = (checked_image(image).shape[2], image.shape[1])
-            landmarks = _landmarks_of_batch(image, face_detector, chosen_face(face_index), on_missing_face)
-            pictures = frames_from_image(image)
+        faces = (
+            _faces_of_portrait(portrait)
+            if portrait is not None
+            else _faces_of_batch(image, face_detector, chosen_face(face_index), on_missing_face)
+        )
         face, mouth = (
-            _masks(kind, landmarks, size, grow, feather, boxes, frames == UNION) for kind in ("face", "mouth")
+            _masks(kind, faces.landmarks, faces.size, grow, feather, boxes, frames == UNION)
+            for kind in ("face", "mouth")
         )
         masks = (face, mouth, face_without_mouth(face, mouth))
-        previews = image_from_frames(_previews(pictures, masks), len(landmarks))
+        previews = image_from_frames(_previews(faces.pictures, masks), len(faces.landmarks))
         return (*(mask_from_arrays(mask) for mask in masks), previews)
+
+
+@dataclass(frozen=True)
+class _Faces:
+    """What masks are drawn of. size: (width, height) of the pictures. landmarks: (K, 2 or more) pixels of each."""
+
+    size: tuple[int, int]
+    landmarks: list[Any]
+    pictures: Iterable[np.ndarray]
+
+
+def _faces_of_portrait(portrait: Portrait | PortraitVideo) -> _Faces:
+    from ..core_models.types import portraits_of
+
+    pictures = portraits_of(portrait)
+    return _Faces(portrait.size, [one.landmarks for one in pictures], (one.frame for one in pictures))
+
+
+def _faces_of_batch(
+    image: Any, detector: ModelHandle | None, index: int | None, on_missing_face: str
+) -> _Faces:
+    from .images import checked_image, frames_from_image
+
+    size = (checked_image(image).shape[2], image.shape[1])
+    landmarks = _landmarks_of_batch(image, detector, index, on_missing_face)
+    return _Faces(size, landmarks, frames_from_image(image))
 
 
 def expect_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

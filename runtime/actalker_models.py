@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core_models.types import ModelHandle
-from ..core_models.video_types import ACTALKER, ACTALKER_POCKET, ARCFACE, ACTalkerModels
+from ..core_models.video_types import (
+    ACTALKER,
+    ACTALKER_ENTRY,
+    ACTALKER_POCKET,
+    ARCFACE,
+    PUBLISHED_PARTS,
+    ACTalkerModels,
+)
 from .host import host
 from .input_files import file_fingerprint
 from .keypoint_diffusion_models import safetensors_metadata
@@ -29,23 +36,13 @@ POCKET_CHOICE, ACTALKER_CHOICE = "pocket (embedded)", "ACTalker"
 LOADER = "Load ACTalker"
 SYSTEM = "actalker"
 """What to fetch, and the folder of a models folder in which models trained here are looked for."""
-TRAINED_ENTRY = "actalker"
-"""Entry of a file's metadata that says it is a model trained here (`actalker.loading.ACTALKER_ENTRY`)."""
 PUBLISHED_LISTENING = "whisper"
 POCKET_AUTOENCODER = "actalker_pocket_autoencoder"
 AUTOENCODER_ENDING = "_autoencoder.safetensors"
 """A model trained here, NAME.safetensors, brings an autoencoder of its own as NAME_autoencoder.safetensors."""
-MODEL_PARTS: dict[str, str] = {
-    "unet": "actalker_unet",
-    "pose_guider": "actalker_pose_guider",
-    "audio_projection": "actalker_audio_linear",
-    "identity_projection": "actalker_id_proj_model",
-    "motion_projection": "actalker_vasa_linear",
-}
-"""Part of the model -> the manifest row of its file. The published adapter file is none: the UNet's holds the same."""
 AUTOENCODER_ROW, RECOGNITION_ROW, EXPRESSION_ROW = "svd_xt_1_1_vae", "arcface_r50", "actalker_expression"
 ACTALKER_ROWS: dict[str, str] = {
-    **MODEL_PARTS,
+    **PUBLISHED_PARTS,
     "expression": EXPRESSION_ROW,
     "recognition": RECOGNITION_ROW,
     "autoencoder": AUTOENCODER_ROW,
@@ -68,7 +65,7 @@ def _trained_files() -> dict[str, Path]:
     files: dict[str, Path] = {}
     for folder in host().model_folders(SYSTEM):
         for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
-            if TRAINED_ENTRY in safetensors_metadata(path):
+            if ACTALKER_ENTRY in safetensors_metadata(path):
                 files.setdefault(path.name, path)
     return files
 
@@ -111,7 +108,7 @@ def actalker_models(
 
 
 def _published_models(paths: dict[str, Path], dtype: str) -> ACTalkerModels:
-    further = tuple(str(paths[part]) for part in MODEL_PARTS if part != "unet")
+    further = tuple(str(paths[part]) for part in PUBLISHED_PARTS if part != "unet")
     return ACTalkerModels(
         ACTALKER,
         ModelHandle(ACTALKER, str(paths["unet"]), dtype, further_paths=further),
@@ -146,7 +143,7 @@ def listening_encoder(models: ACTalkerModels) -> str:
     """
     if models.kind == ACTALKER:
         return PUBLISHED_LISTENING
-    text = safetensors_metadata(Path(models.model.path)).get(TRAINED_ENTRY, "{}")
+    text = safetensors_metadata(Path(models.model.path)).get(ACTALKER_ENTRY, "{}")
     try:
         return str(json.loads(text)["listening"]["encoder"])
     except (ValueError, KeyError, TypeError) as error:
@@ -183,7 +180,7 @@ def _loaded_model(handle: ModelHandle) -> Any:
     if handle.name != ACTALKER:
         return load_actalker(handle.path, dtype)
     paths = (handle.path, *handle.further_paths)
-    return load_published_actalker(dict(zip(MODEL_PARTS, paths, strict=True)), dtype)
+    return load_published_actalker(dict(zip(PUBLISHED_PARTS, paths, strict=True)), dtype)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core_models.types import BLENDSHAPE_NAMES
 from ..core_models.video_diffusion import edm
 from ..core_models.video_diffusion.actalker.blendshape_motion import motion_numbers
 from ..core_models.video_diffusion.actalker.clip_conditions import pose_features
@@ -27,7 +28,8 @@ from .actalker_latents import pictures_of_frames
 
 GATES: tuple[tuple[int, int], ...] = ((1, 1), (1, 0), (0, 1))
 """Audio and motion; drawn evenly."""
-BOX_NAMES = ("face_box", "mouth_box", "eye_box")
+MOUTH_COLUMNS = [i for i, name in enumerate(BLENDSHAPE_NAMES) if name.startswith(("jaw", "mouth", "tongue"))]
+"""Of a motion signal: what it says of the mouth."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class ACTalkerTrainingParameters:
     warmup_steps and, when annealed, brought down to a tenth of a per cent along a cosine. weight_decay, clip_norm,
     average_decay: usual. sigma_mean, sigma_std: of the logarithm of the noise level. dropped: share of clips that lose
     everything, as many that lose both signals, as many that lose the motion. mouth_weight, eye_weight: added to the
-    loss there. regions: "regions" (mask drop) or "full" (without it) when both gates are open. seed: of all draws.
+    loss there. regions: "regions" (mask drop) or "full" (without it) when both gates are open. mixed_mouths: whether
+    motion then brings another clip's mouth, which is not shown. seed: of all draws.
     Raises ValueError for values out of range.
     """
 
@@ -57,6 +60,7 @@ class ACTalkerTrainingParameters:
     mouth_weight: float = 8.0
     eye_weight: float = 8.0
     regions: str = REGIONS
+    mixed_mouths: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -144,6 +148,11 @@ def drawn_batch(data: TrainingClips, recipe: ACTalkerTrainingParameters, step: i
     ).float()
     portrait = torch.from_numpy(data.latents[clips, portraits]).float() / data.scaling_factor
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    gates, given = GATES[int(rng.integers(len(GATES)))], kept_conditions(rng, recipe)
+    moved = np.stack([c.motion[s] for c, s in zip(chosen, spans, strict=True)])
+    if recipe.mixed_mouths and gates == (1, 1):
+        others = [data.clips[index].motion for index in rng.integers(len(data.clips), size=recipe.batch)]
+        moved = with_mouths_of(moved, np.stack([motion[:frames] for motion in others]))
     return ACTalkerBatch(
         clean=clean,
         noise=torch.randn(clean.shape, generator=generator),
@@ -155,13 +164,11 @@ def drawn_batch(data: TrainingClips, recipe: ACTalkerTrainingParameters, step: i
             np.stack([clip.frames[index] for clip, index in zip(chosen, portraits, strict=True)])
         ),
         heard=torch.from_numpy(np.stack([c.audio[s] for c, s in zip(chosen, spans, strict=True)])).float(),
-        moved=torch.from_numpy(
-            np.stack([motion_numbers(c.motion[s]) for c, s in zip(chosen, spans, strict=True)])
-        ),
+        moved=torch.from_numpy(motion_numbers(moved)),
         weights=torch.stack([loss_weights(clip, clean.shape[-1], recipe) for clip in chosen])[:, None, None],
         regions=shared_regions(chosen),
-        gates=GATES[int(rng.integers(len(GATES)))],
-        given=kept_conditions(rng, recipe),
+        gates=gates,
+        given=given,
     )
 
 
@@ -170,6 +177,18 @@ def on_device(batch: ACTalkerBatch, device: torch.device | str) -> ACTalkerBatch
     tensors = {name: value.to(device) for name, value in batch._asdict().items() if isinstance(value, Tensor)}
     masks = {one.name: getattr(batch.regions, one.name).to(device) for one in fields(batch.regions)}
     return batch._replace(**tensors, regions=FaceRegions(**masks))
+
+
+def with_mouths_of(signals: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return motion signals (B, F, 58) with the mouths of others (B, F, 58).
+
+    Of real films such clips do not exist; of made heads it is known what they show: the mouth is the sound's. Nothing
+    else in small training teaches that the motion has no say there: through self-attention and convolutions it gets
+    past any mask.
+    """
+    mixed = signals.copy()
+    mixed[..., MOUTH_COLUMNS] = others[..., MOUTH_COLUMNS]
+    return mixed
 
 
 def kept_conditions(rng: np.random.Generator, recipe: ACTalkerTrainingParameters) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..core_models.audio.embedding import POCKET_LISTENER
 from ..core_models.strict_loading import require_matching_keys
 from ..core_models.video_diffusion.actalker.blendshape_motion import HEAD_NUMBERS, SIGNAL_SIZE
 from ..core_models.video_diffusion.actalker.condition_projections import (
@@ -25,7 +26,6 @@ from ..core_models.video_diffusion.actalker.guidance import GuidanceScales
 from ..core_models.video_diffusion.actalker.loading import exported_tensors
 from ..core_models.video_diffusion.actalker.model import (
     BLENDSHAPE_MOTION,
-    POCKET_LISTENER,
     ACTalkerModel,
     ACTalkerParameters,
     ClipDefaults,

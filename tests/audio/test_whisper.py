@@ -7,19 +7,19 @@ from safetensors.torch import save_file
 from talking_portrait.core_models.audio.decode import Sound
 from talking_portrait.core_models.audio.embedding import embed_audio
 from talking_portrait.core_models.audio.frame_clock import frame_count
+from talking_portrait.core_models.audio.listening_windows import STEPS_PER_FRAME
 from talking_portrait.core_models.audio.whisper import (
     CHUNK_SAMPLES,
-    ROWS_BEFORE,
     ROWS_PER_CHUNK,
-    WINDOW_ROWS,
     WhisperParameters,
     encode_mel,
     load_whisper,
     new_whisper,
     whisper_features,
-    whisper_windows,
 )
 from talking_portrait.core_models.strict_loading import WeightMismatchError
+from talking_portrait.core_models.video_diffusion.actalker.clip_conditions import windows_of_frames
+from talking_portrait.core_models.video_diffusion.actalker.model import ListeningWindow
 from talking_portrait.nodes import NODE_CLASS_MAPPINGS
 from talking_portrait.runtime.model_cache import model_cache
 from talking_portrait.runtime.speech_encoders import whisper_handle, whisper_network
@@ -29,6 +29,7 @@ from transformers import WhisperConfig, WhisperModel
 
 from ..video_diffusion.actalker_golden import assert_agrees, case_names, filled, read_case
 
+LISTENING = ListeningWindow()
 SMALL = WhisperParameters(width=16, layers=2, heads=2, feed_forward=32, mel_bands=80)
 STATES = 3
 
@@ -62,9 +63,11 @@ def test_states_and_windows_are_the_releases(name):
     )
     filled(network.network, case, skip=("embed_positions.weight",))
     features = encode_mel(network, inputs["mel"][0])[: 2 * case["audio_len"]]
-    silent = features.new_zeros(WINDOW_ROWS, *features.shape[1:])
-    hidden = torch.cat([silent[:ROWS_BEFORE], features, silent[ROWS_BEFORE:]])[None]
-    windows = whisper_windows(features, max(case["window_frames"]) + 1, step)[case["window_frames"]]
+    rows, before = LISTENING.rows, LISTENING.before
+    silent = features.new_zeros(rows, *features.shape[1:])
+    hidden = torch.cat([silent[:before], features, silent[before:]])[None]
+    starts = STEPS_PER_FRAME * step * torch.tensor(case["window_frames"])
+    windows = windows_of_frames(features, starts, rows, before)
     outputs = {"hidden": hidden, "windows": windows, "last_layer": hidden[:, :, -1]}
     assert_agrees(case, arrays, outputs)
 
@@ -140,51 +143,6 @@ class TestFeatures:
     def test_log_mel_of_another_shape_is_refused(self, whisper, shape):
         with pytest.raises(ValueError, match="a multiple of 3000"):
             encode_mel(whisper, torch.zeros(shape))
-
-
-class TestWindows:
-    FEATURES = torch.arange(1, 25, dtype=torch.float32)[:, None, None].expand(24, 2, 3)
-
-    @pytest.mark.parametrize("step", [1, 2, 3])
-    def test_a_frame_hears_the_rows_around_its_own(self, step):
-        windows = whisper_windows(self.FEATURES, 3, step)
-        assert windows.shape == (3, 10, 2, 3)
-        for frame in range(3):
-            first = 2 * step * frame - 4
-            rows = [row + 1 if 0 <= row < 24 else 0 for row in range(first, first + 10)]
-            assert windows[frame, :, 0, 0].tolist() == rows
-
-    def test_a_video_that_outlasts_its_sound_hears_silence(self):
-        windows = whisper_windows(self.FEATURES, 40)
-        assert windows[5, :, 0, 0].tolist() == [17, 18, 19, 20, 21, 22, 23, 24, 0, 0]
-        assert windows[6].any()
-        assert not windows[7:].any()
-
-    def test_one_frame_of_the_shortest_sound(self, whisper):
-        windows = whisper_windows(whisper_features(whisper, noise(1)), 1)
-        assert windows.shape == (1, 10, STATES, 16)
-        assert not windows[0, :4].any()
-        assert windows[0, 4:6].any()
-        assert not windows[0, 6:].any()
-
-    def test_windows_share_nothing_with_the_features(self):
-        features = torch.ones(8, 1, 1)
-        whisper_windows(features, 1).zero_()
-        assert features.all()
-
-    @pytest.mark.parametrize(
-        ("features", "frames", "step", "message"),
-        [
-            (torch.zeros(4, 5), 1, 2, "expected \\(T, layers, width\\)"),
-            (torch.zeros(0, 5, 4), 1, 2, "none of them 0"),
-            (torch.full((4, 5, 4), float("nan")), 1, 2, "NaN or infinity"),
-            (torch.zeros(4, 5, 4), 0, 2, "frames is 0"),
-            (torch.zeros(4, 5, 4), 1, 0, "step is 0"),
-        ],
-    )
-    def test_bad_input(self, features, frames, step, message):
-        with pytest.raises(ValueError, match=message):
-            whisper_windows(features, frames, step)
 
 
 def published(folder, head=True, seed=0):

@@ -17,22 +17,16 @@ from talking_portrait.core_models.types import (
     ModelHandle,
     PortraitVideo,
 )
-from talking_portrait.core_models.video_diffusion.actalker.performance import ACTalkerOptions
-from talking_portrait.core_models.video_diffusion.actalker.prepared_picture import PreparedPicture
 from talking_portrait.core_models.video_types import ACTalkerModels, Identity
 from talking_portrait.runtime import actalker_clips
 from talking_portrait.runtime.actalker_models import parameters_of
 from talking_portrait.runtime.host import WorkCancelledError, host
-from talking_portrait.runtime.model_cache import model_cache
 from talking_portrait.runtime.progress import PreviewedProgress
 from talking_portrait.training.made_heads.identity import made_identity
 from talking_portrait.training.made_heads.portrait import draw_portrait
 
-from ..small_actalker import write_small_actalker
+from .actalker_graph import FRAMES, Graph, small_actalker_here
 
-SECONDS = 0.4
-FRAMES = 5
-"""At 12.5 fps."""
 HANDLE = ModelHandle("actalker", "nowhere")
 PUBLISHED = ACTalkerModels("actalker", HANDLE, HANDLE, HANDLE, HANDLE)
 
@@ -41,62 +35,13 @@ pytestmark = pytest.mark.usefixtures("host_folders")
 
 @pytest.fixture(scope="module", autouse=True)
 def models_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    write_small_actalker(folder / "actalker")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TALKING_PORTRAIT_MODELS", str(folder))
+    with small_actalker_here(tmp_path_factory.mktemp("models")) as folder:
         yield folder
-    model_cache().clear()
 
 
 @pytest.fixture(scope="module")
 def portrait():
     return draw_portrait(made_identity(5), 96)
-
-
-class Graph:
-    """The nodes of a clip, each with its schema's defaults where nothing else is said."""
-
-    def __init__(self, nodes, portrait):
-        self.nodes, self.portrait = nodes, portrait
-        (self.models,) = self.run("TP_LoadACTalker", model="mine.safetensors")
-
-    def run(self, node_id, **inputs):
-        node = self.nodes[node_id]
-        required = node.INPUT_TYPES()["required"]
-        defaults = {
-            name: options["default"] for name, (_, options) in required.items() if "default" in options
-        }
-        return getattr(node(), node.FUNCTION)(**{**defaults, **inputs})
-
-    def heard(self, seconds=SECONDS):
-        wave = 0.3 * torch.sin(torch.arange(round(16000 * seconds)) * 0.2)
-        sound = {"waveform": wave[None, None], "sample_rate": 16000}
-        return self.run("TP_AudioEmbedding", audio=sound, encoder="automatic", actalker=self.models)[0]
-
-    def moved(self, seconds=SECONDS):
-        motion, _ = self.run(
-            "TP_ExpressionEditor", keyframes="0: neutral, 1: blink=1 yaw=12", duration=seconds
-        )
-        return self.run("TP_MotionEmbedding", actalker=self.models, motion=motion)[0]
-
-    def control(self, masks=None, **inputs):
-        if masks is None:
-            masks = self.run("TP_FaceMaskBuilder", portrait=self.portrait, shape="boxes", feather=0.0)[:3]
-        named = dict(zip(("face_mask", "audio_mask", "motion_mask"), masks, strict=True))
-        return self.run("TP_MaskedSSMController", **named, **inputs)[0]
-
-    def sample(self, control, **inputs):
-        given = {
-            "portrait": self.portrait,
-            "identity": self.identity(),
-            "framing": "around the face",
-            "steps": 2,
-        }
-        return self.run("TP_ACTalkerSampler", actalker=self.models, control=control, **{**given, **inputs})
-
-    def identity(self):
-        return self.run("TP_IdentityEmbedding", actalker=self.models, portrait=self.portrait)[0]
 
 
 @pytest.fixture
@@ -363,41 +308,17 @@ class TestBadInput:
         with pytest.raises(FloatingPointError, match="choose bfloat16 or float32"):
             graph.sample(graph.control(audio_embeds=graph.heard()))
 
+    def test_chunks_share_at_most_all_frames_but_one(self, graph):
+        latent = {"samples": torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0))}
+
+        def decoded(chunk, overlap):
+            inputs = {"latent": latent, "chunk": chunk, "overlap": overlap}
+            return graph.run("TP_ACTalkerDecode", actalker=graph.models, **inputs)[0]
+
+        for chunk in (1, 2):
+            assert torch.equal(decoded(chunk, 2), decoded(chunk, chunk - 1))
+
     def test_latents_of_another_model(self, graph):
         for shape in ((1, 16, 8, 8), (1, 4, 2, 8, 8)):
             with pytest.raises(ValueError, match="connect ACTalker Sampler"):
                 graph.run("TP_ACTalkerDecode", actalker=graph.models, latent={"samples": torch.zeros(shape)})
-
-    def test_chunks_cannot_share_all_their_frames(self, graph):
-        latent = {"samples": torch.zeros(3, 4, 16, 16)}
-        with pytest.raises(ValueError, match="a chunk of 2 frames cannot share 2"):
-            graph.run("TP_ACTalkerDecode", actalker=graph.models, latent=latent, chunk=2, overlap=2)
-
-
-class TestMemory:
-    def test_the_plan_is_logged_before_the_run(self, graph, caplog):
-        caplog.set_level("INFO", "talking_portrait")
-        graph.sample(graph.control(audio_embeds=graph.heard()), frames=1)
-        assert "one window of 8 frames at 64x64: weights" in caplog.text
-
-    def test_a_clip_that_cannot_fit_is_refused_with_what_to_lower(self, graph, monkeypatch):
-        monkeypatch.setattr(actalker_clips, "bytes_for", lambda handles: 1_000_000)
-        with pytest.raises(ValueError, match=r"needs at least .* GB are free: .*(lower|smaller)"):
-            graph.sample(graph.control(audio_embeds=graph.heard()))
-
-    def test_little_memory_means_blocks_one_at_a_time_on_an_accelerator(self, graph, monkeypatch):
-        """What the sampler is given, for a device that this machine does not have."""
-        picture = PreparedPicture(np.zeros((64, 64, 3), np.uint8), *[np.zeros((64, 64), np.float32)] * 3)
-        control = graph.control(audio_embeds=graph.heard())
-        monkeypatch.setattr(type(host()), "device", lambda self, requested="auto": torch.device("cuda:0"))
-        chosen = {}
-        for free in (10**10, 45_000_000):
-            monkeypatch.setattr(actalker_clips, "bytes_for", lambda handles, free=free: free)
-            models, streams = actalker_clips.planned_clip(graph.models, picture, control, ACTalkerOptions())
-            chosen[free] = (models.model.cpu_offload, streams)
-        assert chosen[10**10] == (False, 4)
-        assert chosen[45_000_000][0]
-
-    def test_where_memory_cannot_be_told_nothing_is_refused(self, graph, monkeypatch):
-        monkeypatch.setattr(actalker_clips, "bytes_for", lambda handles: None)
-        assert graph.sample(graph.control(audio_embeds=graph.heard()), frames=1)[2] == 1

@@ -6,11 +6,10 @@ from safetensors.torch import save_file
 from talking_portrait.core_models.types import ModelHandle
 from talking_portrait.core_models.video_diffusion.actalker import loading
 from talking_portrait.core_models.video_diffusion.actalker.model import ACTalkerParameters
-from talking_portrait.core_models.video_types import ACTalkerModels
+from talking_portrait.core_models.video_types import ACTALKER_ENTRY, PUBLISHED_PARTS, ACTalkerModels
 from talking_portrait.runtime import actalker_models, weight_files
 from talking_portrait.runtime.actalker_models import (
     ACTALKER_ROWS,
-    MODEL_PARTS,
     actalker_autoencoder,
     actalker_choices,
     actalker_model,
@@ -76,10 +75,10 @@ class TestChoices:
         assert actalker_choices() == ["pocket (embedded)", "ACTalker", "mine.safetensors"]
 
     def test_the_entry_is_the_one_that_is_written(self):
-        assert actalker_models.TRAINED_ENTRY == loading.ACTALKER_ENTRY
+        assert ACTALKER_ENTRY == loading.ACTALKER_ENTRY
 
     def test_parts_are_those_that_the_loader_takes(self):
-        assert MODEL_PARTS == loading.PUBLISHED_PARTS
+        assert PUBLISHED_PARTS == loading.PUBLISHED_PARTS
 
     def test_a_model_that_went_away_is_named(self, nothing_here):
         with pytest.raises(ValueError, match=r"no model 'gone\.safetensors'; here are: pocket"):
@@ -165,7 +164,7 @@ class TestPublished:
             "bfloat16",
         )
         paths = [models.model.path, *models.model.further_paths]
-        assert paths == [str(tmp_path / row) for row in MODEL_PARTS.values()]
+        assert paths == [str(tmp_path / row) for row in PUBLISHED_PARTS.values()]
         assert models.recognition.dtype == models.expression.dtype == "float32"
         assert (identity_encoder(models), listening_encoder(models)) == ("arcface", "whisper")
         assert load("ACTalker").model.dtype == ("float16" if torch.cuda.is_available() else "float32")

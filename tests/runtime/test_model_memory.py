@@ -180,3 +180,52 @@ def test_in_comfyui_a_model_in_use_outlives_its_handle(comfyui_cache):
         assert names(comfyui_cache) == ["a"]
     gc.collect()
     assert names(comfyui_cache) == []
+
+
+def test_in_comfyui_the_offloaded_form_stays_as_long_as_the_graphs_handle(comfyui_cache):
+    """What a clip derives from a wire's handle ends with the clip; the wire goes on to the next."""
+    wire, loads = handle("a"), []
+
+    def loader(wanted):
+        loads.append(wanted)
+        return network(wanted)
+
+    for _ in range(2):
+        with comfyui_cache.use(comfyui_cache.offloaded_handle(wire), loader):
+            pass
+        gc.collect()
+    assert loads == [handle("a", cpu_offload=True)]
+    assert list(comfyui_cache.loaded_bytes()) == loads
+    del wire
+    gc.collect()
+    assert names(comfyui_cache) == []
+
+
+def test_equal_handles_of_two_wires_have_a_form_each(comfyui_cache):
+    first, second = handle("a"), handle("a")
+    with comfyui_cache.use(comfyui_cache.offloaded_handle(first), network):
+        pass
+    with comfyui_cache.use(comfyui_cache.offloaded_handle(second), network):
+        pass
+    del first
+    gc.collect()
+    assert names(comfyui_cache) == ["a"]
+
+
+def test_what_is_unwanted_and_idle_is_forgotten():
+    cache = ModelCache(StandaloneHost(), budget_bytes=10**6)
+    for name in "abc":
+        with cache.use(handle(name), network):
+            pass
+    with cache.use(handle("b"), network):
+        assert cache.forget(lambda given: given.name in "ab") == 1
+    assert names(cache) == ["c", "b"]
+
+
+def test_patchers_are_found_by_handle(comfyui_cache):
+    wires = handle("a"), handle("b")
+    for wire in wires:
+        with comfyui_cache.use(wire, network):
+            pass
+    with comfyui_cache.use(wires[0], network) as model:
+        assert comfyui_cache.patchers(lambda given: given.name == "a") == [model]

@@ -84,6 +84,20 @@ class TestMaskOnTokens:
         whole = mask_on_tokens(torch.ones(16, 16, dtype=torch.bool), 4)
         assert torch.equal(whole, torch.ones(4))
 
+    def test_lies_on_the_grid_that_is_given(self):
+        cells = torch.zeros(7, 18)
+        cells[4:, 9:] = 1
+        mask = enlarged(cells, 64)
+        assert token_grid(7 * 18, *mask.shape) == (6, 21)
+        values, selected = region_on_tokens(mask, 7 * 18, (7, 18))
+        assert torch.equal(values, cells.flatten())
+        assert torch.equal(selected, cells.flatten().nonzero().flatten())
+        assert not torch.equal(mask_on_tokens(mask, 7 * 18), values)
+
+    def test_of_a_grid_of_another_number_of_tokens_is_refused(self):
+        with pytest.raises(ValueError, match="a grid of 6 x 20 tokens does not have 126"):
+            mask_on_tokens(torch.ones(448, 1152), 126, (6, 20))
+
     @pytest.mark.parametrize("shape", [(8,), (1, 8, 8), (1, 1, 8, 8)])
     def test_of_another_shape_is_refused(self, shape):
         with pytest.raises(ValueError, match=r"expected \(height, width\)"):

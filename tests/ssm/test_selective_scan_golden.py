@@ -16,16 +16,19 @@ from talking_portrait.core_models.ssm.selective_scan import selective_scan
 RELATIVE_TOLERANCE = 2e-5
 HALF_TOLERANCE = 4e-3
 OWN_GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-GOLDEN = Path(os.environ.get("TALKING_PORTRAIT_GOLDEN", OWN_GOLDEN))
+GOLDEN_ELSEWHERE = os.environ.get("TALKING_PORTRAIT_GOLDEN")
+GOLDEN = Path(GOLDEN_ELSEWHERE or OWN_GOLDEN)
 
 
-def cases():
-    """Names of the case files; collected before fixtures exist, hence not from `golden_folder`."""
-    found = sorted(path.stem for path in (GOLDEN / "actalker").glob("scan_*.json"))
-    missing = pytest.param(
-        "scan_*", marks=pytest.mark.skip(reason=f"no scan_*.json in {GOLDEN / 'actalker'}")
-    )
-    return found or [missing]
+def cases(pattern="scan_*"):
+    """Names of the case files; without any, the pattern: its test fails, or is skipped for cases elsewhere.
+
+    Collected before fixtures exist, hence not from `golden_folder`.
+    """
+    folder = GOLDEN / "actalker"
+    found = sorted(path.stem for path in folder.glob(f"{pattern}.json"))
+    marks = pytest.mark.skip(reason=f"no {pattern}.json in {folder}") if GOLDEN_ELSEWHERE else ()
+    return found or [pytest.param(pattern, marks=marks)]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,12 @@ def arguments_of(input_for, case):
         log = made.pop("A_log")
         made["A"] = -torch.exp(torch.arange(1, log.shape[1] + 1, dtype=torch.float32).log()[None] + log)
     return made | {"delta_softplus": case["delta_softplus"]}
+
+
+@pytest.mark.skipif(bool(GOLDEN_ELSEWHERE), reason="cases elsewhere may be fewer")
+def test_a_case_that_is_missing_fails():
+    (missing,) = cases("scan_of_another_release_*")
+    assert not missing.marks
 
 
 @pytest.mark.parametrize("backend", ["in_place", "chunked"])

@@ -26,7 +26,9 @@ LAYERS, CHANNELS = 2, 3
 SIDE, FACTOR = 8, 2.0
 """Of their made latents."""
 TINY_AUTOENCODER = VideoAutoencoderParameters((32,) * 4, layers_per_block=1, scaling_factor=FACTOR, groups=1)
-RECIPE = ACTalkerTrainingParameters(steps=6, batch=2, frames=3, learning_rate=3e-3, warmup_steps=2, seed=5)
+RECIPE = ACTalkerTrainingParameters(
+    mixed_mouths=False, steps=6, batch=2, frames=3, learning_rate=3e-3, warmup_steps=2, seed=5
+)
 
 
 def clip(seed: int, frames: int = 5) -> ControlledClip:

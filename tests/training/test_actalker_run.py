@@ -248,7 +248,10 @@ class TestExport:
         assert not loaded.training
         assert same(loaded, trainer.average)
         batch = drawn_batch(data, RECIPE, 7)
-        assert torch.equal(training_loss(loaded, batch), training_loss(trainer.average, batch))
+        # Products depend on where in memory the weights lie, so the last bit may differ.
+        torch.testing.assert_close(
+            training_loss(loaded, batch), training_loss(trainer.average, batch), rtol=1e-5, atol=0
+        )
         assert json.loads(read_metadata(path)[made.TRAINING_ENTRY]) == {"step": 2}
         assert list(tmp_path.iterdir()) == [path]
 

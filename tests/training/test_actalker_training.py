@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from talking_portrait.core_models.types import BLENDSHAPE_NAMES
 from talking_portrait.core_models.video_diffusion import edm
 from talking_portrait.core_models.video_diffusion.actalker.blendshape_motion import motion_numbers
 from talking_portrait.core_models.video_diffusion.actalker.clip_conditions import ClipSignals, clip_conditions
@@ -393,3 +394,21 @@ def test_latents_of_other_clips_are_refused(data, shape):
 def test_clips_of_several_lengths_are_refused():
     with pytest.raises(ValueError, match=r"\[4, 5\] frames"):
         TrainingClips([clip(0, 4), clip(1, 5)], np.zeros((2, 5, 4, 8, 8), np.float16), FACTOR)
+
+
+def test_motion_brings_another_mouth_where_both_gates_are_open_and_there_alone():
+    data = training_clips()
+    mixed = replace(RECIPE, mixed_mouths=True)
+    changed = set()
+    for step in range(30):
+        plain = made.drawn_batch(data, replace(RECIPE, mixed_mouths=False), step)
+        other = made.drawn_batch(data, mixed, step)
+        different = (plain.moved != other.moved).any(0).any(0)
+        changed |= {(plain.gates, column) for column in different.nonzero().flatten().tolist()}
+        assert plain.gates == other.gates
+        assert torch.equal(plain.clean, other.clean)
+        assert torch.equal(plain.heard, other.heard)
+    assert changed
+    assert {gates for gates, _ in changed} == {(1, 1)}
+    names = [BLENDSHAPE_NAMES[column] for _, column in changed]
+    assert all(name.startswith(("jaw", "mouth", "tongue")) for name in names)

@@ -1,6 +1,7 @@
 """Small ACTalkers for tests, of random weights."""
 
 import torch
+from talking_portrait.core_models.audio.embedding import POCKET_LISTENER
 from talking_portrait.core_models.video_diffusion.actalker.condition_projections import (
     AudioProjectionParameters,
     IdentityProjectionParameters,
@@ -8,8 +9,6 @@ from talking_portrait.core_models.video_diffusion.actalker.condition_projections
 )
 from talking_portrait.core_models.video_diffusion.actalker.guidance import GuidanceScales
 from talking_portrait.core_models.video_diffusion.actalker.model import (
-    BLENDSHAPE_MOTION,
-    POCKET_LISTENER,
     ACTalkerModel,
     ACTalkerParameters,
     ClipDefaults,
@@ -18,6 +17,7 @@ from talking_portrait.core_models.video_diffusion.actalker.model import (
 from talking_portrait.core_models.video_diffusion.actalker.portrait_encoder import PortraitEncoderParameters
 from talking_portrait.core_models.video_diffusion.actalker.pose_guider import PoseGuiderParameters
 from talking_portrait.core_models.video_diffusion.actalker.unet import UNetParameters
+from talking_portrait.core_models.video_types import BLENDSHAPE_MOTION
 
 WIDTH = 16
 SMALL_MODEL = ACTalkerParameters(

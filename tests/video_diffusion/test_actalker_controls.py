@@ -134,20 +134,21 @@ class TestUNetControls:
 
 class TestPlacing:
     def test_a_closed_signal_has_no_context_and_no_pass(self):
-        level = PlacedControls(controls(motion=EYES)).at(64)
+        level = PlacedControls(controls(motion=EYES)).at(8, 8)
         assert level.spatial.signals[0] is level.temporal.signals[0] is None
         assert level.spatial.signals[1] is not None
         assert not level.branches[0].passes
 
     def test_is_done_once_for_each_level(self):
         placed = PlacedControls(controls(MOUTH, EYES))
-        assert placed.at(64) is placed.at(64)
-        assert placed.at(16) is not placed.at(64)
+        assert placed.at(8, 8) is placed.at(8, 8)
+        assert placed.at(4, 4) is not placed.at(8, 8)
+        assert placed.at(2, 8) is not placed.at(4, 4)
         assert PlacedControls(placed.controls).levels == {}
 
     @pytest.mark.parametrize("side", [8, 4, 2])
     def test_regions_select_their_rows_at_every_level(self, side):
-        level = PlacedControls(controls(MOUTH, EYES)).at(side * side)
+        level = PlacedControls(controls(MOUTH, EYES)).at(side, side)
         audio, motion = (branch.passes[0] for branch in level.branches)
         half = side * side // 2
         assert audio.selected.tolist() == list(range(half, 2 * half))
@@ -157,14 +158,14 @@ class TestPlacing:
 
     def test_temporal_attention_sees_the_mean_of_the_frames_and_no_mask(self):
         steering = controls(MOUTH, EYES, batch=2)
-        level = PlacedControls(steering).at(16)
+        level = PlacedControls(steering).at(4, 4)
         torch.testing.assert_close(level.temporal.identity, steering.identity.mean(1))
         torch.testing.assert_close(level.temporal.signals[0].tokens, steering.audio.tokens.mean(1))
         assert level.temporal.signals[0].weight == 1
 
     def test_weights_of_frames_reach_layer_and_both_attentions(self):
         weight = torch.tensor([0.0, 0.5, 1.0])
-        level = PlacedControls(controls([Region(rows(4, 8), weight)], batch=2)).at(16)
+        level = PlacedControls(controls([Region(rows(4, 8), weight)], batch=2)).at(4, 4)
         branch, spatial, temporal = level.branches[0], level.spatial.signals[0], level.temporal.signals[0]
         assert branch.passes[0].weight.flatten().tolist() == [0, 0.5, 1] * 2
         assert spatial.weight.shape == (6, 16, 1)
@@ -172,10 +173,56 @@ class TestPlacing:
         assert temporal.weight.shape == (2, 16 * 3, 1)  # queries: tokens, and within them frames
         assert temporal.weight[1, :6].flatten().tolist() == [0, 0.5, 1, 0, 0.5, 1]
 
+    def test_frames_with_a_shut_gate_are_not_in_the_temporal_mean(self):
+        weight = torch.tensor([1.0, 1.0, 0.0, 0.0])
+        heard = normal(2, 4, 5, WIDTH, seed=1)
+        other = torch.cat([heard[:, :2], normal(2, 2, 5, WIDTH, seed=20)], dim=1)
+        levels = [
+            PlacedControls(controls([Region(rows(4, 8), weight)], batch=2, frames=4, heard=tokens)).at(4, 4)
+            for tokens in (heard, other)
+        ]
+        first, second = (level.temporal.signals[0].tokens for level in levels)
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, heard[:, :2].mean(1))
+        first, second = (level.spatial.signals[0].tokens for level in levels)
+        assert torch.equal(first, second)
+
+    @pytest.mark.parametrize("gate", [1.0, 0.5, 1e-30])
+    def test_a_constant_gate_gives_the_plain_temporal_mean(self, gate):
+        steering = controls([Region(rows(4, 8), torch.full((3,), gate))], batch=2)
+        tokens = PlacedControls(steering).at(4, 4).temporal.signals[0].tokens
+        torch.testing.assert_close(tokens, steering.audio.tokens.mean(1))
+
+    def test_frames_count_in_the_temporal_mean_by_the_weights_of_all_regions(self):
+        parts = [
+            Region(rows(4, 8), torch.tensor([0.5, 0.25, 0.0])),
+            Region(rows(0, 8), torch.tensor([0.5, 0.0, 0.25])),
+        ]
+        steering = controls(parts)
+        tokens = PlacedControls(steering).at(4, 4).temporal.signals[0].tokens
+        expected = (4 * steering.audio.tokens[:, 0] + steering.audio.tokens[:, 1:].sum(1)) / 6
+        torch.testing.assert_close(tokens, expected)
+
+    def test_a_signal_shut_throughout_leaves_no_nan(self):
+        level = PlacedControls(controls([Region(rows(4, 8), torch.zeros(3))])).at(4, 4)
+        for context in (level.spatial.signals[0], level.temporal.signals[0]):
+            assert not context.tokens.any()
+            assert not context.weight.any()
+
+    def test_a_wide_picture_keeps_its_grid_at_the_coarsest_level(self):
+        """7 x 18 tokens: found from their number they would be 6 x 21."""
+        mask = torch.zeros(448, 1152)
+        mask[4 * 64 :, 9 * 64 :] = 1
+        level = PlacedControls(controls([Region(mask)])).at(7, 18)
+        cells = torch.zeros(7, 18)
+        cells[4:, 9:] = 1
+        assert torch.equal(level.spatial.signals[0].weight.view(7, 18), cells)
+        assert torch.equal(level.branches[0].passes[0].selected, cells.flatten().nonzero().flatten())
+
     def test_parts_of_one_region_count_as_the_whole(self):
         share = torch.tensor([0.2, 0.7, 1.0])
         parts = [Region(rows(4, 8), share), Region(rows(4, 8), 1 - share)]
-        level, whole = (PlacedControls(controls(given)).at(16) for given in (parts, MOUTH))
+        level, whole = (PlacedControls(controls(given)).at(4, 4) for given in (parts, MOUTH))
         torch.testing.assert_close(
             level.spatial.signals[0].weight, whole.spatial.signals[0].weight.expand(3, -1, -1)
         )

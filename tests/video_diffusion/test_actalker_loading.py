@@ -119,6 +119,39 @@ def test_a_part_in_the_place_of_another_is_refused_by_its_keys(tmp_path, small_p
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"fps": 0.0}, "fps is 0.0"),
+        ({"fps": float("nan")}, "fps is nan"),
+        ({"window": 0}, "window is 0, expected at least 1"),
+        ({"shift": -1}, "shift is -1, expected at least 0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"sigma_min": 0.0}, "sigma_min is 0.0"),
+        ({"sigma_max": 0.05}, "sigma_max 0.05"),
+        ({"sigma_max": float("inf")}, "sigma_max inf"),
+    ],
+)
+def test_defaults_out_of_range_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL_MODEL.defaults, **changed)
+
+
+@pytest.mark.parametrize(("rows", "before"), [(0, 0), (4, 4), (4, -1)])
+def test_a_listening_window_without_its_own_row_is_refused(rows, before):
+    with pytest.raises(ValueError, match=f"hears {rows} rows, {before} of them before"):
+        replace(SMALL_MODEL.listening, rows=rows, before=before)
+
+
+def test_a_file_whose_defaults_make_no_sense_is_refused(tmp_path):
+    tensors, metadata = exported_tensors(new_model())
+    metadata["actalker"] = metadata["actalker"].replace('"steps": 3', '"steps": 0')
+    save_file(tensors, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(UnreadableWeightsError, match="steps is 0"):
+        load_actalker(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
         ({"unet": UNetParameters((32, 32), (2, 2), 24, 8, layers=1)}, "differ in width"),
         ({"unet": UNetParameters((64, 64), (2, 2), 16, 8, layers=1)}, "pose guider gives 32 channels"),
         ({"motion_kind": "dance"}, "unknown kind of motion 'dance'"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from talking_portrait.core_models.types import AudioEmbedding
+from talking_portrait.core_models.video_diffusion.actalker.loading import KEPT_IN_FLOAT32, in_precision
 from talking_portrait.core_models.video_diffusion.actalker.performance import (
     ACTalkerOptions,
     acting_portrait,
@@ -43,10 +44,10 @@ def control(audio=None, moved=None, **changed):
     return MaskedControl(FACE, MOUTH, FACE - MOUTH, audio, moved, **changed)
 
 
-def made(steering, options=QUICK, model=None, **further):
+def made(steering, options=QUICK, model=None, picture=PICTURE, **further):
     portrait = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(5))
     return acting_portrait(
-        model or new_model(), portrait, 1.0, PICTURE, IDENTITY, steering, options, **further
+        model or new_model(), portrait, 1.0, picture, IDENTITY, steering, options, **further
     )
 
 
@@ -81,6 +82,31 @@ def test_motion_comes_at_the_models_rate_and_goes_back_and_forth():
     assert found.tolist() == [0, 2, 4, 6, 4, 2, 0, 2, 4]
     slow = MotionEmbedding(np.repeat(np.arange(4.0)[:, None], 64, 1), 6.25, "blendshapes")
     assert moved_on_frames(slow, SMALL_MODEL, 5)[:, 0].tolist() == [0, 0.5, 1, 1.5, 2]
+
+
+@pytest.mark.parametrize(("rows", "fps"), [(51, 25.0), (3, 25.0), (38, 30.0), (100, 29.97), (1, 60.0)])
+def test_motion_goes_back_only_after_its_end(rows, fps):
+    track = MotionEmbedding(np.repeat(np.arange(float(rows))[:, None], 64, 1), fps, "blendshapes")
+    frames = clip_frames(control(moved=track), 12.5)
+    found = moved_on_frames(track, SMALL_MODEL, frames + 1)[:, 0]
+    going = found[:frames]
+    places = torch.arange(frames) / 12.5 * fps
+    torch.testing.assert_close(going, places.clamp(max=rows - 1), atol=0.06, rtol=0)  # 29.97 is 30000 / 1001
+    assert (going.diff() >= 0).all()
+    assert found[frames] <= going[-1]
+
+
+def test_rotation_goes_the_shorter_way_round():
+    reader = replace(SMALL_MODEL, motion_kind="expression_and_pose")
+    rows = np.zeros((3, 64))
+    rows[:, 58:61] = [[170, -90, 0], [-170, 90, 10], [-150, -90, 20]]
+    rows[:, [0, 61]] = [[170, 0], [-170, 1], [-150, 2]]
+    found = moved_on_frames(MotionEmbedding(rows, 6.25, "expression_and_pose"), reader, 5)
+    assert found[:, 58].tolist() == pytest.approx([170, 180, -170, -160, -150])
+    assert found[:, 60].tolist() == pytest.approx([0, 5, 10, 15, 20])
+    assert found[:, 0].tolist() == pytest.approx([170, 0, -170, -160, -150])  # an expression has no turns
+    evenly = moved_on_frames(MotionEmbedding(rows, 6.25, "blendshapes"), SMALL_MODEL, 5)
+    assert evenly[:, 58].tolist() == pytest.approx([170, 0, -170, -160, -150])
 
 
 def test_one_frame_of_motion_is_held():
@@ -146,9 +172,19 @@ def test_the_further_a_gate_opens_the_further_its_clip_is_from_the_closed_one():
     assert distances[1] > 0
 
 
-def test_a_schedule_closes_the_gate_on_its_frames_only():
-    gate = Gate(np.array([0.0, 1.0]), np.array([0.0, 0.32]))
-    assert gate.on_frames(5, 12.5).tolist() == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+def test_sound_is_not_heard_through_a_shut_gate():
+    """Open in frames 0 and 1, shut in 2 and 3, which alone hear rows 7 and on."""
+    shut = Gate(np.array([1.0, 0.0]), np.array([0.08, 0.16]))
+    heard = sound(0.32)
+    features = heard.features.clone()
+    features[7:] = sound(0.32, seed=9).features[7:]
+    other = replace(heard, features=features)
+    one, same = (made(control(each, motion(), audio_gate=shut)) for each in (heard, other))
+    assert torch.equal(one, same)
+    opened, changed = (made(control(each, motion())) for each in (heard, other))
+    assert not torch.equal(opened, changed)
+    features[:7] = sound(0.32, seed=9).features[:7]
+    assert not torch.equal(made(control(replace(heard, features=features), motion(), audio_gate=shut)), one)
 
 
 def test_cancel_ends_the_work_within_a_window():
@@ -224,12 +260,82 @@ def test_bad_gates_are_refused(values, times, message):
         Gate(np.array(values), np.array(times))
 
 
-@pytest.mark.parametrize("mask", [np.zeros_like(FACE), np.ones_like(FACE)])
-def test_empty_and_full_masks_make_a_clip(mask):
-    picture = PreparedPicture(PICTURE.picture, mask, mask, mask)
-    portrait = torch.zeros(4, 16, 16)
-    found = acting_portrait(new_model(), portrait, 1.0, picture, IDENTITY, control(sound(), motion()), QUICK)
+def masked(face, mouth, moving):
+    return PreparedPicture(PICTURE.picture, face, mouth, moving)
+
+
+EMPTY, WHOLE = np.zeros_like(FACE), np.ones_like(FACE)
+
+
+def deaf_over_time():
+    """A model whose temporal attention, which has no masks, hears nothing and sees no motion."""
+    model = new_model()
+    for module in model.unet.modules():
+        if hasattr(module, "temporal_transformer_blocks"):
+            for projection in module.temporal_transformer_blocks[0].attn2.processor.to_v_ip:
+                projection.weight.data.zero_()
+    return model
+
+
+def test_empty_masks_shut_the_signals_out_of_all_but_the_temporal_attention():
+    deaf, picture = deaf_over_time(), masked(EMPTY, EMPTY, EMPTY)
+    steered = [control(sound(seed=seed), motion(seed=seed)) for seed in (1, 2)]
+    one, other = (made(each, model=deaf, picture=picture) for each in steered)
+    assert torch.isfinite(one).all()
+    assert torch.equal(one, other)
+    one, other = (made(each, picture=picture) for each in steered)
+    assert not torch.equal(one, other)
+
+
+def test_full_masks_let_both_signals_in_everywhere():
+    steering, picture = control(sound(), motion()), masked(WHOLE, WHOLE, WHOLE)
+    found = made(steering, picture=picture)
+    assert torch.equal(found, made(replace(steering, regions="full"), picture=masked(WHOLE, MOUTH, EMPTY)))
+    deaf = deaf_over_time()
+    for other in (control(sound(seed=9), motion()), control(sound(), motion(seed=9))):
+        one, changed = (made(each, model=deaf, picture=picture) for each in (steering, other))
+        assert not torch.equal(one, changed)
+
+
+SPECK = np.zeros_like(FACE)
+SPECK[5, 5] = 1
+
+
+@pytest.mark.parametrize(
+    ("picture", "gates", "told"),
+    [
+        (PICTURE, {}, []),
+        (masked(FACE, EMPTY, FACE - MOUTH), {}, ["the mouth mask is empty"]),
+        (
+            masked(FACE, SPECK, EMPTY),
+            {},
+            ["the mouth mask covers no whole token", "the motion mask is empty"],
+        ),
+        (masked(EMPTY, MOUTH, FACE - MOUTH), {}, []),  # used by none: both gates are open
+        (masked(EMPTY, EMPTY, EMPTY), {"motion_gate": Gate.constant(0.0)}, ["the face mask is empty"]),
+        (masked(EMPTY, MOUTH, MOUTH), {"motion_gate": Gate.constant(0.5)}, ["the face mask is empty"]),
+        (masked(FACE, EMPTY, EMPTY), {"regions": "full"}, []),
+    ],
+)
+def test_a_mask_in_which_nothing_is_steered_is_told_once_a_clip(picture, gates, told, caplog):
+    made(control(sound(), motion(), **gates), picture=picture)
+    found = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(found) == len(told)
+    for message, begin in zip(found, told, strict=True):
+        assert message.startswith(begin)
+        assert "draw it larger" in message
+
+
+def test_a_model_in_half_precision_makes_a_clip_and_keeps_the_scan_in_float32():
+    model = new_model()
+    model.load_state_dict(in_precision(model.state_dict(), torch.float16), assign=True)
+    found = made(control(sound(), motion()), model=model)
+    assert found.dtype == torch.float32
     assert torch.isfinite(found).all()
+    kinds = {name: value.dtype for name, value in model.state_dict().items()}
+    scans = {name for name in kinds if name.endswith(KEPT_IN_FLOAT32)}
+    assert {name for name, kind in kinds.items() if kind == torch.float32} == scans
+    assert scans
 
 
 def test_a_check_ends_the_work_within_a_block_and_leaves_nothing_behind():

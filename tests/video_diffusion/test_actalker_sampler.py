@@ -154,6 +154,28 @@ class TestStreams:
         sampled(network, clip(4), dataclasses.replace(QUICK, steps=1, overlap=0))
         assert [len(latents) for latents, *_ in network.evaluations] == [4, 2]
 
+    def test_of_windows_whose_gate_is_shut_are_computed_once(self):
+        heard = (Region(MOUTH[0].mask, torch.tensor([1.0] * 4 + [0.0] * 4)),)
+        network = KnowingNetwork()
+        sampled(network, clip(8, heard), dataclasses.replace(QUICK, steps=1, overlap=0))
+        assert [len(latents) for latents, *_ in network.evaluations] == [4, 3, 2]
+        assert [len(given.audio.regions) for _, _, given, *_ in network.evaluations] == [1, 0, 0]
+
+    def test_regions_that_count_nowhere_in_a_window_are_left_out_of_it(self):
+        weights = torch.tensor([1.0, 0.5, 0.0, 0.0])
+        heard = (Region(MOUTH[0].mask, weights), Region(EYES[0].mask, 1 - weights))
+        network = KnowingNetwork()
+        options = dataclasses.replace(QUICK, steps=1, window=2, overlap=0, padding=0)
+        sampled(network, clip(4, heard), options)
+        assert [len(given.audio.regions) for _, _, given, *_ in network.evaluations] == [2, 1]
+
+    def test_are_equal_where_the_gate_is_open_in_padding_alone(self):
+        heard = (Region(MOUTH[0].mask, torch.tensor([0.0, 1.0, 1.0, 1.0])),)
+        network = KnowingNetwork()
+        sampled(network, clip(4, heard), dataclasses.replace(QUICK, overlap=0))
+        counts = [len(latents) for latents, *_ in network.evaluations]
+        assert counts == [4, 2, 3, 4]  # the second step's first window is three padding frames and frame 0
+
     @pytest.mark.parametrize("at_once", [1, 2, 3])
     def test_in_smaller_groups_give_the_same_but_for_rounding(self, unet, at_once):
         options = dataclasses.replace(QUICK, sigma_max=20.0)  # 700 would amplify the rounding

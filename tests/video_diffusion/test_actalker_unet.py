@@ -69,6 +69,15 @@ class TestWeights:
         found = run(unet, controls(self.weighted(1.0, 1.0, 1.0), EYES))
         torch.testing.assert_close(found, run(unet, controls(MOUTH, EYES)), rtol=1e-4, atol=1e-5)
 
+    def test_sound_of_frames_with_a_shut_gate_is_not_heard_anywhere(self, unet):
+        heard = controls().audio.tokens
+        other = torch.cat([heard[:, :2], heard[:, 2:] + 1], dim=1)
+        regions = self.weighted(1.0, 0.5, 0.0)
+        found, same = (run(unet, controls(regions, EYES, heard=tokens)) for tokens in (heard, other))
+        assert torch.equal(found, same)
+        opened, changed = (run(unet, controls(MOUTH, EYES, heard=tokens)) for tokens in (heard, other))
+        assert (opened - changed).abs().amax((0, 2, 3, 4)).min() > 1e-6
+
     def test_between_lead_from_one_to_the_other(self, unet):
         closed = run(unet, controls(motion=EYES))
         changes = [
@@ -119,8 +128,9 @@ class TestForms:
         weight = torch.tensor([1.0, 0.0, 1.0])
         for form in (PER_FRAME, JOINT):
             transformer = controlled_transformer(form)
+            silent = controls().audio.tokens * weight[:, None, None]
             found = mixed(transformer, controls([Region(MOUTH[0].mask, weight)]))
-            closed, opened = (mixed(transformer, controls(audio)) for audio in ((), MOUTH))
+            closed, opened = (mixed(transformer, controls(audio, heard=silent)) for audio in ((), MOUTH))
             torch.testing.assert_close(found[1], closed[1])
             torch.testing.assert_close(found[[0, 2]], opened[[0, 2]])
             assert (found[0] - closed[0]).abs().max() > 1e-5
@@ -137,7 +147,7 @@ def controlled_transformer(form):
 
 def mixed(transformer, steering):
     """The layer's output (frames, tokens, channels): before time is attended to, so frames meet in it alone."""
-    level = PlacedControls(steering).at(64)
+    level = PlacedControls(steering).at(8, 8)
     return transformer._controlled(normal(3, 64, 32, seed=5), level, frames=3)
 
 

@@ -83,11 +83,15 @@ class TestExpressionCrop:
         frame = picture(640, 600)
         left, top, right, bottom = expression_square(points)
         assert (right - left, bottom - top) == (CROP_SIZE, CROP_SIZE)
-        crop = driving_crops([frame], [points]).expression(0)
+        crop = driving_crops([frame], [points]).of_frame(0).expression
         assert np.array_equal(crop, frame[top:bottom, left:right])
 
     def test_it_is_black_outside_the_picture(self):
-        crop = driving_crops([np.full((240, 320, 3), 200, np.uint8)], [face_points((0, 120))]).expression(0)
+        crop = (
+            driving_crops([np.full((240, 320, 3), 200, np.uint8)], [face_points((0, 120))])
+            .of_frame(0)
+            .expression
+        )
         assert crop.shape == (CROP_SIZE, CROP_SIZE, 3)
         assert not crop[:, :100].any()
         assert (crop[:, 150:] == 200).all()
@@ -136,8 +140,8 @@ class TestMotion:
 
     def test_networks_see_their_crops_in_their_ranges(self, networks):
         crops = driving_crops([picture()], [face_points()])
-        face = torch.from_numpy(crops.expression(0)).permute(2, 0, 1)[None] / 255
-        head = torch.from_numpy(crops.head(0)).permute(2, 0, 1)[None] / 127.5 - 1
+        face = torch.from_numpy(crops.of_frame(0).expression).permute(2, 0, 1)[None] / 255
+        head = torch.from_numpy(crops.of_frame(0).head).permute(2, 0, 1)[None] / 127.5 - 1
         expected = torch.cat([networks.expression(face), *networks.pose(head)], dim=1)
         torch.testing.assert_close(expression_and_pose(networks, crops), expected, atol=1e-4, rtol=1e-4)
 
@@ -166,6 +170,23 @@ class TestMotion:
         assert len(crops) == 100
         assert crops.frames is frames
 
+    def test_each_frame_is_asked_for_once_and_the_first_once_more_for_its_size(self, networks):
+        asked = []
+
+        class Film(list):
+            def __getitem__(self, index):
+                asked.append(index)
+                return super().__getitem__(index)
+
+            def __iter__(self):
+                return (self[index] for index in range(len(self)))
+
+        film = Film(picture(seed=index) for index in range(3))
+        crops = driving_crops(film, [face_points()] * 3)
+        assert asked == [0]
+        expression_and_pose(networks, crops)
+        assert asked == [0, 0, 1, 2]
+
     def test_numbers_that_overflow_are_refused(self):
         made = ExpressionAndPoseNetworks(EXPRESSION, POSE).requires_grad_(False)
         made.expression.resnet50.fc.weight.mul_(float("inf"))
@@ -185,9 +206,14 @@ class TestBadInput:
     @pytest.mark.parametrize(
         "frame", [picture().astype(np.float32), picture()[..., :1], picture(100, 50), picture()[:0]]
     )
-    def test_frames_of_another_kind(self, frame):
+    def test_frames_of_another_kind(self, frame, networks):
         with pytest.raises(ValueError, match="frame 1 of the driving video is"):
-            driving_crops([picture(), frame], [face_points()] * 2)
+            expression_and_pose(networks, driving_crops([picture(), frame], [face_points()] * 2))
+
+    @pytest.mark.parametrize("frame", [picture().astype(np.float32), picture()[..., :1], picture()[0, 0]])
+    def test_a_first_frame_of_another_kind(self, frame):
+        with pytest.raises(ValueError, match="frame 0 of the driving video is"):
+            driving_crops([frame], [face_points()])
 
     @pytest.mark.parametrize("spoiled", [np.full((478, 3), np.nan), np.zeros((478, 3)), np.zeros((68, 2))])
     def test_landmarks_of_no_face(self, spoiled):

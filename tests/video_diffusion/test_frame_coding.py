@@ -37,6 +37,24 @@ def test_half_precision_is_left_for_encoding_only(autoencoder):
     assert half.dtype == torch.bfloat16
 
 
+def test_memory_that_runs_out_on_the_way_to_float32_leaves_one_precision(monkeypatch):
+    half = new_video_autoencoder(SIZES).requires_grad_(False).to(torch.bfloat16)
+    convert, calls = half.decoder._apply, []
+
+    def first_fails(*given, **named):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("no memory for float32")
+        return convert(*given, **named)
+
+    monkeypatch.setattr(half.decoder, "_apply", first_fails)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory for float32"):
+        encoded_picture(half, np.zeros((8, 8, 3), np.uint8))
+    assert {value.dtype for value in half.state_dict().values() if value.is_floating_point()} == {
+        torch.bfloat16
+    }
+
+
 @pytest.mark.parametrize("count", [1, 4, 5, 9])
 def test_chunks_that_do_not_overlap_are_decoded_each_by_itself(autoencoder, count):
     found = decoded_frames(autoencoder, latents(count), chunk=4)

@@ -1,6 +1,7 @@
 """ACTalker's memory plan: its estimates against live tensors, what it chooses, what it refuses."""
 
 import weakref
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -9,11 +10,14 @@ from talking_portrait.core_models.video_diffusion.actalker import controls as co
 from talking_portrait.core_models.video_diffusion.actalker.controls import ControlSignal, Region, UNetControls
 from talking_portrait.core_models.video_diffusion.actalker.memory_plan import (
     DECODE_CHUNKS,
+    RESERVE_SHARE,
     ClipSize,
     activation_bytes,
     autoencoder_count,
+    chunk_bytes,
     decoding_bytes,
     encoding_bytes,
+    fitting_chunk,
     memory_estimate,
     offloadable_blocks,
     plan_for,
@@ -35,8 +39,15 @@ GIGABYTE = 10**9
 PUBLISHED = ACTalkerParameters()
 SIZE = (576, 576)
 GOLDENS = UNetParameters(channels=(32, 64, 64, 64), heads=(2, 2, 2, 2))
-TOLERANCE = 0.25
+OVERESTIMATE = 0.15
+"""Most that an estimate may lie above what lives; what it lies below must be within the reserve."""
 HALF, FULL = torch.float16, torch.float32
+
+
+def assert_safe(estimated, measured):
+    """What lives fits into the estimate with its reserve, and the estimate wastes little."""
+    assert measured <= (1 + RESERVE_SHARE) * estimated
+    assert estimated <= (1 + OVERESTIMATE) * measured
 
 
 class LiveBytes(TorchDispatchMode):
@@ -73,7 +84,7 @@ def without_scores(queries, keys, values, *_, **__):
     return queries.new_empty(*queries.shape[:-1], values.shape[-1])
 
 
-def whole_picture(mask, count):
+def whole_picture(mask, count, grid=None):
     """All tokens: which these are depends on values, and meta tensors have none."""
     return mask.new_empty(count), torch.arange(count)
 
@@ -118,18 +129,17 @@ def live_bytes_of_unet(parameters, frames, height, width, dtype, streams=1):
         (UNetParameters(layer="joint", layers=1), 6, 16, 16, HALF),
         (UNetParameters(layer="none"), 25, 72, 128, HALF),
         (GOLDENS, 4, 16, 16, FULL),
-        (GOLDENS, 10, 20, 20, HALF),
         (SMALL, 6, 8, 8, FULL),
     ],
 )
 def test_activations_are_those_that_live(parameters, frames, height, width, dtype):
     measured = live_bytes_of_unet(parameters, frames, height, width, dtype)
     estimated = activation_bytes(parameters, frames, (height, width), dtype.itemsize)
-    assert estimated == pytest.approx(measured, rel=TOLERANCE)
+    assert_safe(estimated, measured)
 
 
 def test_streams_add_up():
-    one, three = (live_bytes_of_unet(SMALL, 4, 16, 16, HALF, streams) for streams in (1, 3))
+    one, three = (live_bytes_of_unet(SMALL, 2, 8, 8, HALF, streams) for streams in (1, 3))
     assert three == pytest.approx(3 * one, rel=0.02)
 
 
@@ -152,10 +162,10 @@ def test_encoding_and_decoding_take_what_lives(parameters, frames, height, width
         latents = torch.empty(frames, 4, height, width, dtype=dtype)
     encoding = live_bytes(autoencoder, lambda: autoencoder.encode(picture).latent_dist.mode())
     raised = (FULL.itemsize - dtype.itemsize) * autoencoder_count(parameters)
-    assert encoding_bytes(parameters, clip) - raised == pytest.approx(encoding, rel=TOLERANCE)
+    assert_safe(encoding_bytes(parameters, clip) - raised, encoding)
     autoencoder.to(dtype)
     decoding = live_bytes(autoencoder, lambda: autoencoder.decode(latents, num_frames=frames).sample)
-    assert frames * decoding_bytes(parameters, clip) == pytest.approx(decoding, rel=TOLERANCE)
+    assert_safe(frames * decoding_bytes(parameters, clip), decoding)
 
 
 def test_weights_are_those_of_the_published_files():
@@ -230,6 +240,55 @@ def test_refusal_says_what_is_needed_and_what_fits():
 def test_refusal_when_nothing_smaller_fits():
     with pytest.raises(ValueError, match=r"no smaller image_size or window fits; .*choose float16"):
         planned(0.5, dtype="float32")
+
+
+def test_chosen_streams_are_kept_and_the_rest_chosen_for_them():
+    assert (planned(14).by_block, planned(14).streams_at_once) == (False, 3)
+    plan = planned(14, streams=4)
+    assert (plan.by_block, plan.streams_at_once) == (True, 4)
+    assert plan.needed_bytes <= plan.free_bytes
+    one = planned(24, streams=1)
+    assert (one.by_block, one.streams_at_once, one.decode_chunk) == (False, 1, 10)
+
+
+def test_refusal_of_chosen_streams_says_how_many_fit():
+    with pytest.raises(ValueError, match="for 4 streams at once") as error:
+        planned(8, streams=4)
+    assert "lower streams_at_once to 2" in str(error.value)
+    assert planned(8, streams=2).by_block
+    with pytest.raises(ValueError, match="needs at least"):
+        planned(8, streams=3)
+
+
+@pytest.mark.parametrize("streams", [0, 5])
+def test_streams_there_are_not(streams):
+    with pytest.raises(ValueError, match=r"expected 1\.\.4"):
+        planned(24, streams=streams)
+
+
+def test_advice_counts_in_the_sizes_that_a_model_can_take():
+    """A small model halves twice and its autoencoder once: steps of 8 pixels, where the published one has 64."""
+    unet = UNetParameters(channels=(32, 64, 64), heads=(2, 2, 2), layers=1)
+    small = replace(PUBLISHED, unet=unet, pose=replace(PUBLISHED.pose, channels=32))
+    coder = VideoAutoencoderParameters((32, 64), groups=8)
+    window = {"window": 25, "can_offload": False}
+    needed = plan_for(small, coder, (72, 72), 25, "float32", 10**11, streams=1, **window).needed_bytes
+    with pytest.raises(ValueError, match=r"lower image_size to 72 ") as error:
+        plan_for(small, coder, (80, 80), 25, "float32", needed, **window)
+    assert "streams_at_once" not in str(error.value)
+
+
+def test_frames_decoded_together_are_the_most_that_fit():
+    clip = ClipSize(*SIZE, 100, 25, 2)
+    for chunk in DECODE_CHUNKS:
+        free = chunk_bytes(PUBLISHED_AUTOENCODER, clip, chunk)
+        assert fitting_chunk(PUBLISHED_AUTOENCODER, clip, free) == chunk
+        assert (
+            fitting_chunk(PUBLISHED_AUTOENCODER, clip, free - 1)
+            == (DECODE_CHUNKS[min(DECODE_CHUNKS.index(chunk) + 1, 3)])
+        )
+    one = replace(clip, frames=1)
+    assert fitting_chunk(PUBLISHED_AUTOENCODER, one, chunk_bytes(PUBLISHED_AUTOENCODER, clip, 1)) == 10
 
 
 def test_where_nothing_can_be_offloaded_the_weights_count_whole():

@@ -10,6 +10,7 @@ from talking_portrait.core_models.video_diffusion.actalker.portrait_identity imp
     recognised_identity,
     require_fitting_identity,
 )
+from talking_portrait.core_models.video_diffusion.actalker.prepared_picture import FACE_SHARE
 from talking_portrait.core_models.video_types import Identity
 from talking_portrait.training.actalker_run import small_parameters
 
@@ -29,13 +30,13 @@ def picture(seed=0):
     return np.random.default_rng(seed).integers(0, 256, (150, 160, 3), np.uint8)
 
 
-def test_own_encoder_sees_a_square_in_which_the_face_is_three_quarters_high(model):
+def test_own_encoder_sees_a_square_in_which_the_face_has_its_share_of_the_height(model):
     frame = np.zeros((150, 160, 3), np.uint8)
     frame[40:100, 60:100] = 255
     identity = own_identity(model, frame, face(), "mine")
     rows = np.flatnonzero(identity.crop[:, 32, 0] > 127)
     assert identity.crop.shape == (64, 64, 3)
-    assert len(rows) == pytest.approx(48, abs=1)
+    assert len(rows) == pytest.approx(FACE_SHARE * 64, abs=1)
     assert (identity.encoder, identity.embedding.shape) == ("mine", (64,))
 
 

@@ -19,24 +19,11 @@ from ...strict_loading import (
     require_matching_keys,
     require_no_meta_tensors,
 )
+from ...video_types import ACTALKER_ENTRY, PUBLISHED_PARTS
 from .model import ACTalkerModel, ACTalkerParameters
 
-ACTALKER_ENTRY = "actalker"
-"""Entry of a file's metadata that holds the sizes of a model trained here."""
 KEPT_IN_FLOAT32 = ("A_logs", "Ds", "dt_projs_bias")
 """Endings of parameters that stay in float32 in any precision: the scan's, as in the released code."""
-
-PUBLISHED_PARTS: dict[str, str] = {
-    "unet": "actalker_unet",
-    "pose_guider": "actalker_pose_guider",
-    "audio_projection": "actalker_audio_linear",
-    "identity_projection": "actalker_id_proj_model",
-    "motion_projection": "actalker_vasa_linear",
-}
-"""Part of the model -> the manifest row of its file, which names the file's layout too.
-
-The published adapter file is not among them: the UNet's file holds the same projections.
-"""
 
 
 def actalker_parameters(path: str | os.PathLike[str]) -> ACTalkerParameters:

@@ -229,13 +229,10 @@ def _fewer_streams(limits: _Limits, clip: ClipSize) -> Iterator[int]:
 
 def _smaller_sides(limits: _Limits, clip: ClipSize) -> Iterator[int]:
     """Yield the lower lengths of the shorter side that the model can take and that fit, the largest first."""
-    step, shorter = (
-        picture_multiple(limits.parameters, limits.autoencoder.reduction),
-        min(clip.height, clip.width),
-    )
+    step = picture_multiple(limits.parameters, limits.autoencoder.reduction)
+    shorter = min(clip.height, clip.width)
     for side in range((shorter - 1) // step * step, 0, -step):
-        sides = (max(round(s * side / shorter / step), 1) * step for s in (clip.height, clip.width))
-        height, width = sides
+        height, width = (max(round(s * side / shorter / step), 1) * step for s in (clip.height, clip.width))
         if limits.choice(replace(clip, height=height, width=width)) is not None:
             yield side
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from ...audio.embedding import POCKET_LISTENER as POCKET_LISTENER
 from ...audio.embedding import WHISPER
 from ...video_types import BLENDSHAPE_MOTION, EXPRESSION_AND_POSE
 from .condition_projections import (
