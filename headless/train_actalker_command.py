@@ -20,12 +20,12 @@ from .train_actalker_ingredients_command import (
     add_ingredient_actions,
     add_run_options,
     given,
-    option_of,
     prepared_device,
     require_at_least_one,
     require_given_alike,
     require_new_run,
 )
+from .training_options import add_export, option_of
 
 if TYPE_CHECKING:
     from ..core_models.video_diffusion.actalker.model import ACTalkerParameters
@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     add_ingredient_actions(actions)
     _add_run(actions)
-    _add_export(actions)
+    add_export(actions, export_model)
     _add_evaluate(actions)
     return parser
 
@@ -95,18 +95,6 @@ def _add_run(actions: argparse._SubParsersAction) -> None:
         parser.add_argument(option_of(name), type=int if name in _WHOLE else float, metavar="N")
     add_run_options(parser, checkpoint_every=500, log_every=50)
     parser.set_defaults(action=train_model)
-
-
-def _add_export(actions: argparse._SubParsersAction) -> None:
-    parser = actions.add_parser(
-        "export", help="a checkpoint's averaged weights as a file that the loader node reads"
-    )
-    parser.add_argument(
-        "source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run's folder or a checkpoint's file"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="X.safetensors")
-    parser.add_argument("--half", action="store_true", help="in float16: half as large")
-    parser.set_defaults(action=export_model)
 
 
 def _add_evaluate(actions: argparse._SubParsersAction) -> None:
@@ -139,10 +127,9 @@ def train_model(options: argparse.Namespace) -> int:
 
     What can be checked without the clips is checked before they are read and encoded.
     """
-    from ..training.actalker_run import CHECKPOINT_FILE
+    from ..training.checkpoint_file import CHECKPOINT_FILE, remove_unfinished
     from ..training.kdtalker_run import only_process
     from ..training.stepwise_training import fit
-    from ..training.takin_ada_speech_run import remove_unfinished
 
     device = prepared_device(options)
     require_at_least_one(options, RUN_NUMBERS)
@@ -175,9 +162,9 @@ def _begun(checkpoint: Path, options: argparse.Namespace, device: Any) -> tuple[
 
 def _continued(path: Path, options: argparse.Namespace, device: Any) -> tuple[ACTalkerTrainer, str]:
     from ..training.actalker_run import ACTalkerTrainer, read_actalker_checkpoint
-    from ..training.takin_ada_speech_run import speech_checkpoint
+    from ..training.checkpoint_file import run_checkpoint
 
-    checkpoint = read_actalker_checkpoint(speech_checkpoint(path.parent))
+    checkpoint = read_actalker_checkpoint(run_checkpoint(path.parent))
     require_same_run(checkpoint, options)
     material = _material(options, device, checkpoint.parameters)
     return ACTalkerTrainer.from_checkpoint(checkpoint, material.data, device), material.digest
@@ -258,9 +245,9 @@ def require_fitting_autoencoder(sizes: VideoAutoencoderParameters, parameters: A
 def export_model(options: argparse.Namespace) -> int:
     """Write the averaged weights of a checkpoint, and the file's path to stdout."""
     from ..training.actalker_run import export, read_actalker_checkpoint
-    from ..training.takin_ada_speech_run import speech_checkpoint
+    from ..training.checkpoint_file import run_checkpoint
 
-    checkpoint = read_actalker_checkpoint(speech_checkpoint(options.source))
+    checkpoint = read_actalker_checkpoint(run_checkpoint(options.source))
     export(checkpoint.averaged_model(), options.out, checkpoint.facts, options.half)
     sys.stdout.write(f"{options.out}\n")
     return 0

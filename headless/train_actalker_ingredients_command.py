@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.host import host
+from .training_options import option_of
 
 if TYPE_CHECKING:
     import torch
@@ -96,11 +97,6 @@ def add_run_options(parser: argparse.ArgumentParser, checkpoint_every: int, log_
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)"
     )
-
-
-def option_of(name: str) -> str:
-    """Return the option of a field."""
-    return "--" + name.replace("_", "-")
 
 
 def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
@@ -193,10 +189,9 @@ def people_and_seed(options: argparse.Namespace) -> tuple[Sequence[int], int]:
 def train_autoencoder(options: argparse.Namespace) -> int:
     """Train, or go on, write the weight file as it is then, and its path to stdout."""
     from ..training.actalker_autoencoder import export_autoencoder
-    from ..training.actalker_run import CHECKPOINT_FILE
+    from ..training.checkpoint_file import CHECKPOINT_FILE, remove_unfinished
     from ..training.kdtalker_run import only_process
     from ..training.stepwise_training import fit
-    from ..training.takin_ada_speech_run import remove_unfinished
 
     device = prepared_device(options)
     require_at_least_one(options, RUN_NUMBERS)
@@ -231,9 +226,9 @@ def _begun_autoencoder(checkpoint: Path, options: argparse.Namespace, device: An
 def _continued_autoencoder(path: Path, options: argparse.Namespace, device: Any) -> AutoencoderTrainer:
     from ..training.actalker_autoencoder import AutoencoderTrainer
     from ..training.actalker_data import read_clips
-    from ..training.takin_ada_speech_run import speech_checkpoint
+    from ..training.checkpoint_file import run_checkpoint
 
-    found = speech_checkpoint(path.parent)
+    found = run_checkpoint(path.parent)
     trainer = AutoencoderTrainer.from_checkpoint(found, read_clips(options.clips), device)
     kept = vars(trainer.recipe)
     require_given_alike(

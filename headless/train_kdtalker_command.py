@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.host import host
+from .training_options import option_of
 
 if TYPE_CHECKING:
     import torch
@@ -101,14 +102,14 @@ def _add_fit(actions: argparse._SubParsersAction) -> None:
     parser.add_argument("--until", type=int, metavar="STEP", help="stop there; --resume goes on later")
     parser.add_argument("--small", action="store_true", help="a small network, for a processor or a trial")
     for name in _SIZES:
-        parser.add_argument(_option(name), type=int, metavar="N")
+        parser.add_argument(option_of(name), type=int, metavar="N")
     parser.add_argument("--no-attention", action="store_true", help="leave it out, as an ablation")
     parser.add_argument("--no-canonical-token", action="store_true", help="leave it out, as an ablation")
     for name in _RECIPE:
-        parser.add_argument(_option(name), type=_number_of(name), metavar="N")
+        parser.add_argument(option_of(name), type=_number_of(name), metavar="N")
     parser.add_argument("--precision", help="float32 or bfloat16 (products only)")
     for name in _RUN:
-        parser.add_argument(_option(name), type=int, metavar="N")
+        parser.add_argument(option_of(name), type=int, metavar="N")
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)"
     )
@@ -125,10 +126,6 @@ def _add_export(actions: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="X.safetensors")
     parser.set_defaults(action=export)
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _number_of(name: str) -> type:
@@ -249,7 +246,7 @@ def require_same(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
     """Raise ValueError naming every size and part of the recipe that is given otherwise than the checkpoint has it."""
     kept = {**vars(checkpoint.parameters), **vars(checkpoint.recipe)}
     given = {**_given_sizes(options), **_given_recipe(options)}
-    other = [f"{_option(n)} {v} (it is {kept[n]})" for n, v in given.items() if v != kept[n]]
+    other = [f"{option_of(n)} {v} (it is {kept[n]})" for n, v in given.items() if v != kept[n]]
     if other:
         raise ValueError(
             f"a run goes on as it began, but these differ from the checkpoint: {', '.join(other)}. Leave them out, or "
@@ -287,7 +284,7 @@ def denoiser_sizes(options: argparse.Namespace) -> DenoiserParameters:
     sizes = _given_sizes(options)
     for name in _SIZES:
         if sizes.get(name, 1) < 1:
-            raise ValueError(f"{_option(name)} is {sizes[name]}, expected at least 1")
+            raise ValueError(f"{option_of(name)} is {sizes[name]}, expected at least 1")
     if sizes.get("width", 2) % 2:
         raise ValueError(f"--width is {sizes['width']}, expected an even number")
     return DenoiserParameters(**sizes)

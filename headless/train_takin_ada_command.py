@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..runtime.host import host
 from .train_kdtalker_command import FACE_BUNDLE, NEWEST, require_new_run
 from .train_takin_ada_speech_command import add_speech_actions
+from .training_options import option_of
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +103,7 @@ def _add_motion_space(actions: argparse._SubParsersAction) -> None:
     parser.add_argument("--device", default="auto")
     for name in (*_RECIPE, *_KEEPING):
         kind = str if name in _TEXT else int if name in _WHOLE or name in _KEEPING else float
-        parser.add_argument(_option(name), type=kind)
+        parser.add_argument(option_of(name), type=kind)
     for name in (*_WEIGHTS, "canonical_ramp_steps"):
         kind = int if name == "canonical_ramp_steps" else float
         parser.add_argument(
@@ -127,12 +128,8 @@ _VGG_HELP += "meant for --small"
 _GUIDED_HELP = "keypoints that the ten landmarks guide (default: 0 to 9; 11 to 20 with --start-from)"
 
 
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _weight_option(name: str) -> str:
-    return _option(name if name == "canonical_ramp_steps" else f"{name}_weight")
+    return option_of(name if name == "canonical_ramp_steps" else f"{name}_weight")
 
 
 def train_motion_space(options: argparse.Namespace) -> int:
@@ -292,7 +289,7 @@ def _is_small(sizes: MotionSpaceParameters) -> bool:
 
 def _other_recipe(kept: MotionSpaceTrainingParameters, options: argparse.Namespace) -> list[str]:
     given, weights = _given_recipe(options), _given_weights(options)
-    pairs = [(_option(name), value, getattr(kept, name)) for name, value in given.items()]
+    pairs = [(option_of(name), value, getattr(kept, name)) for name, value in given.items()]
     pairs += [(_weight_option(name), value, getattr(kept.weights, name)) for name, value in weights.items()]
     return [f"{option} {value} (it is {held})" for option, value, held in pairs if value != held]
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..runtime.host import host
 from .train_kdtalker_command import FACE_BUNDLE
+from .training_options import add_export, option_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ def add_speech_actions(actions: argparse._SubParsersAction) -> None:
     """Add `extract`, `speech` and `export` to the actions of `talking-portrait train takin-ada`."""
     _add_extract(actions)
     _add_speech(actions)
-    _add_export(actions)
+    add_export(actions, export_speech, prefix="stage 2: ")
 
 
 def _add_extract(actions: argparse._SubParsersAction) -> None:
@@ -96,7 +97,7 @@ def _add_speech(actions: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--scale", type=float, help="of --made: share of the recordings, for a trial")
     for name in _RECIPE:
-        parser.add_argument(_option(name), type=int if name in _WHOLE else float, metavar="N")
+        parser.add_argument(option_of(name), type=int if name in _WHOLE else float, metavar="N")
     parser.add_argument("--annealed", action="store_const", const=True, help="lead the learning rate to 0")
     parser.add_argument("--precision", help="float32 or bfloat16 (products only)")
     parser.add_argument("--until", type=int, metavar="STEP", help="stop there; --resume goes on later")
@@ -110,22 +111,6 @@ def _add_speech(actions: argparse._SubParsersAction) -> None:
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)"
     )
     parser.set_defaults(action=train_speech)
-
-
-def _add_export(actions: argparse._SubParsersAction) -> None:
-    parser = actions.add_parser(
-        "export", help="stage 2: a checkpoint's averaged weights as a file that the loader node reads"
-    )
-    parser.add_argument(
-        "source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run's folder or a checkpoint's file"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="X.safetensors")
-    parser.add_argument("--half", action="store_true", help="in float16: half as large")
-    parser.set_defaults(action=export_speech)
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def extract(options: argparse.Namespace) -> int:
@@ -187,9 +172,9 @@ def train_speech(options: argparse.Namespace) -> int:
     """Train, or go on, and write the checkpoint's path to stdout."""
     import torch
 
+    from ..training.checkpoint_file import CHECKPOINT_FILE, remove_unfinished
     from ..training.kdtalker_run import only_process
     from ..training.stepwise_training import fit
-    from ..training.takin_ada_speech_run import CHECKPOINT_FILE, remove_unfinished
 
     _require_one_source(options)
     if options.threads is not None:
@@ -221,7 +206,7 @@ def _require_one_source(options: argparse.Namespace) -> None:
         raise ValueError("--made trains a small network of its own sizes: leave out --small")
     of_made = [name for name in ("recordings", "performances", "scale") if getattr(options, name) is not None]
     if of_made and not options.made:
-        raise ValueError(f"{', '.join(map(_option, of_made))} is only for --made")
+        raise ValueError(f"{', '.join(map(option_of, of_made))} is only for --made")
 
 
 def _begun(checkpoint: Path, options: argparse.Namespace, device: Any) -> TakinADASpeechTrainer:
@@ -235,14 +220,14 @@ def _begun(checkpoint: Path, options: argparse.Namespace, device: Any) -> TakinA
 
 
 def _continued(path: Path, options: argparse.Namespace, device: Any) -> TakinADASpeechTrainer:
+    from ..training.checkpoint_file import run_checkpoint
     from ..training.takin_ada_speech_dataset import require_fitting_clips
     from ..training.takin_ada_speech_run import (
         TakinADASpeechTrainer,
         read_speech_checkpoint,
-        speech_checkpoint,
     )
 
-    checkpoint = read_speech_checkpoint(speech_checkpoint(path.parent))
+    checkpoint = read_speech_checkpoint(run_checkpoint(path.parent))
     require_same_run(checkpoint, options)
     clips = _material(options, checkpoint.recipe.seed).clips
     if not options.made:
@@ -257,7 +242,9 @@ def require_same_run(checkpoint: SpeechCheckpoint, options: argparse.Namespace) 
 
     sizes, kept = checkpoint.parameters, vars(checkpoint.recipe)
     given = _given_recipe(options).items()
-    other = [f"{_option(name)} {value} (it is {kept[name]})" for name, value in given if value != kept[name]]
+    other = [
+        f"{option_of(name)} {value} (it is {kept[name]})" for name, value in given if value != kept[name]
+    ]
     if options.made != (sizes.listener is not None):
         other.append("--made (it is not)" if options.made else "DATA (it is --made)")
     if options.streaming and streaming(sizes) != sizes:
@@ -336,9 +323,10 @@ def _recordings(options: argparse.Namespace, seed: int) -> list[Recording]:
 
 def export_speech(options: argparse.Namespace) -> int:
     """Write the averaged weights of a checkpoint, and the file's path to stdout."""
-    from ..training.takin_ada_speech_run import export, read_speech_checkpoint, speech_checkpoint
+    from ..training.checkpoint_file import run_checkpoint
+    from ..training.takin_ada_speech_run import export, read_speech_checkpoint
 
-    checkpoint = read_speech_checkpoint(speech_checkpoint(options.source))
+    checkpoint = read_speech_checkpoint(run_checkpoint(options.source))
     export(checkpoint.averaged_model(), options.out, checkpoint.facts, options.half)
     sys.stdout.write(f"{options.out}\n")
     return 0

@@ -45,11 +45,10 @@ from .actalker import (
 from .actalker_data import FRAME_SIZE, HEARD_BEFORE, HEARD_STEPS
 from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
 from .kdtalker_run import TrainingDivergedError
-from .stepwise_training import facts_entry, follow, write_safetensors
+from .stepwise_training import facts_entry, follow, restore, write_safetensors
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FILE = "checkpoint.pt"
 CHECKPOINT_KIND = "actalker_training_1"
 TRAINING_ENTRY = "actalker_training"
 """Entry of the exported file's metadata that tells how it was trained."""
@@ -150,11 +149,7 @@ class ACTalkerTrainer:
         Raises WeightMismatchError when its weights do not fit its sizes.
         """
         trainer = cls(checkpoint.parameters, checkpoint.recipe, data, device)
-        for model, weights in ((trainer.model, checkpoint.weights), (trainer.average, checkpoint.average)):
-            require_matching_keys(model.state_dict(), weights, "the checkpoint")
-            model.load_state_dict(weights)
-        trainer.optimiser.load_state_dict(dict(checkpoint.optimiser))
-        trainer.step = checkpoint.step
+        restore(trainer, checkpoint)
         return trainer
 
 

@@ -13,6 +13,28 @@ import torch
 
 from ..core_models.whole_file import renamed_when_whole
 
+CHECKPOINT_FILE = "checkpoint.pt"
+"""In a run's folder, rewritten as the run goes on."""
+
+
+def run_checkpoint(place: Path) -> Path:
+    """Return a run's checkpoint, or `place` itself when it is a file.
+
+    Raises FileNotFoundError when there is no such place or the run has none yet.
+    """
+    path = place if place.is_file() else place / CHECKPOINT_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{place} holds no checkpoint: it is not the folder of a training run, or the run never began"
+        )
+    return path
+
+
+def remove_unfinished(run: Path) -> None:
+    """Remove what a killed process left half written. Nobody else may be writing into the run."""
+    for path in run.glob(f".{Path(CHECKPOINT_FILE).stem}.*.part"):
+        path.unlink(missing_ok=True)
+
 
 def write_checkpoint_content(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint whose "kind" says what it is of; when this returns it is on the disk.

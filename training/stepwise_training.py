@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..core_models.strict_loading import require_matching_keys
 from ..core_models.types import ProgressCallback
 from ..core_models.whole_file import renamed_when_whole
 
@@ -85,6 +86,27 @@ def follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> Non
     decay = min(decay, (1 + step) / (AVERAGE_WARMUP + step))
     for mean, value in zip(average.parameters(), model.parameters(), strict=True):
         mean.lerp_(value, 1 - decay)
+
+
+class TrainingState(Protocol):
+    """What a checkpoint holds of a run. weights, average, optimiser: state dictionaries."""
+
+    step: int
+    weights: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
+    optimiser: Mapping[str, Any]
+
+
+def restore(trainer: Any, state: TrainingState) -> None:
+    """Bring a fresh trainer with a `model`, its `average` and an `optimiser` to where a checkpoint was taken.
+
+    Raises WeightMismatchError when its weights do not fit the trainer's sizes.
+    """
+    for model, weights in ((trainer.model, state.weights), (trainer.average, state.average)):
+        require_matching_keys(model.state_dict(), weights, "the checkpoint")
+        model.load_state_dict(weights)
+    trainer.optimiser.load_state_dict(dict(state.optimiser))
+    trainer.step = state.step
 
 
 def write_safetensors(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

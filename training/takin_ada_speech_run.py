@@ -20,7 +20,7 @@ from ..core_models.strict_loading import require_matching_keys
 from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
 from .kdtalker_dataset import data_digest
 from .kdtalker_run import TrainingDivergedError
-from .stepwise_training import facts_entry, follow, write_safetensors
+from .stepwise_training import facts_entry, follow, restore, write_safetensors
 from .takin_ada_speech import (
     SpeechLosses,
     SpeechSource,
@@ -33,8 +33,6 @@ from .takin_ada_speech import (
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FILE = "checkpoint.pt"
-"""In the run's folder, rewritten as the run goes on."""
 CHECKPOINT_KIND = "takin_ada_speech_training_1"
 TRAINING_ENTRY = "takin_ada_speech_training"
 
@@ -138,11 +136,7 @@ class TakinADASpeechTrainer:
                 "the clips are not those of the checkpoint: the run goes on with these, but is no longer the same run"
             )
         trainer = cls(checkpoint.parameters, checkpoint.recipe, clips, device=device)
-        for model, weights in ((trainer.model, checkpoint.weights), (trainer.average, checkpoint.average)):
-            require_matching_keys(model.state_dict(), weights, "the checkpoint")
-            model.load_state_dict(weights)
-        trainer.optimiser.load_state_dict(checkpoint.optimiser)
-        trainer.step = checkpoint.step
+        restore(trainer, checkpoint)
         return trainer
 
 
@@ -169,25 +163,6 @@ class SpeechCheckpoint:
     def facts(self) -> dict[str, Any]:
         """What an exported file says of its training: the number of steps and the recipe."""
         return {"step": self.step, **self.recipe.to_dict()}
-
-
-def speech_checkpoint(place: Path) -> Path:
-    """Return a run's checkpoint, or `place` itself when it is a file.
-
-    Raises FileNotFoundError when there is no such place or the run has none yet.
-    """
-    path = place if place.is_file() else place / CHECKPOINT_FILE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{place} holds no checkpoint: it is not the folder of a training run, or the run never began"
-        )
-    return path
-
-
-def remove_unfinished(run: Path) -> None:
-    """Remove what a killed process left half written. Nobody else may be writing into the run."""
-    for path in run.glob(f".{Path(CHECKPOINT_FILE).stem}.*.part"):
-        path.unlink(missing_ok=True)
 
 
 def read_speech_checkpoint(path: Path) -> SpeechCheckpoint:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .group_norm_resnet import GroupNormResNet
+
 
 @dataclass(frozen=True)
 class ExpressionNetworkParameters:
@@ -53,53 +55,22 @@ class Bottleneck(nn.Module):
         return F.relu(self.gn3(self.conv3(inner)) + kept)
 
 
-class GroupNormResNet(nn.Module):
-    """Convolution and pooling to a quarter of the size, the stages, the mean over the picture, a linear layer."""
-
-    def __init__(self, parameters: ExpressionNetworkParameters) -> None:
-        super().__init__()
-        p = parameters
-        self.conv1 = nn.Conv2d(3, p.widths[0], 7, stride=2, padding=3, bias=False)
-        self.gn1 = nn.GroupNorm(p.groups, p.widths[0])
-        self._stages = [f"layer{index + 1}" for index in range(len(p.depths))]
-        channels = p.widths[0]
-        for index, (depth, width) in enumerate(zip(p.depths, p.widths, strict=True)):
-            blocks = []
-            for block in range(depth):
-                stride = 2 if index > 0 and block == 0 else 1
-                blocks.append(Bottleneck(channels, width, stride, p))
-                channels = width * p.expansion
-            self.add_module(self._stages[index], nn.Sequential(*blocks))
-        self.fc = nn.Linear(channels, p.features)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, features)."""
-        x = F.max_pool2d(F.relu(self.gn1(self.conv1(pictures))), 3, stride=2, padding=1)
-        for name in self._stages:
-            x = getattr(self, name)(x)
-        return self.fc(x.mean(dim=(2, 3)))
-
-
 class ExpressionNetwork(nn.Module):
     """A face crop to numbers that tell its expression."""
 
     def __init__(self, parameters: ExpressionNetworkParameters | None = None) -> None:
         super().__init__()
         self.parameters_used = parameters or ExpressionNetworkParameters()
-        self.resnet50 = GroupNormResNet(self.parameters_used)
+        p = self.parameters_used
+        self.resnet50 = GroupNormResNet(
+            *(p.depths, p.widths, p.groups, p.features, "gn1"),
+            make_block=lambda channels, width, stride: Bottleneck(channels, width, stride, p),
+            expansion=p.expansion,
+        )
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return features (B, features) of RGB crops (B, 3, H, W) in 0..1; 256 x 256 is what it was trained on.
 
         Raises ValueError for another shape.
         """
-        return self.resnet50(three_channels(pictures))
-
-
-def three_channels(pictures: Tensor) -> Tensor:
-    """Return pictures (B, 3, H, W) as they are. Raises ValueError for another shape."""
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or 0 in pictures.shape:
-        raise ValueError(
-            f"pictures have shape {tuple(pictures.shape)}, expected (batch, 3, height, width), none of them 0"
-        )
-    return pictures
+        return self.resnet50(pictures)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .expression_network import three_channels
+from .group_norm_resnet import GroupNormResNet
 
 ROTATION_SPAN = 360.0
 """Degrees that a rotation can range over: -180 to 180."""
@@ -63,45 +63,22 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(inner)) + self.shortcut(x))
 
 
-class BasicResNet(nn.Module):
-    """Convolution and pooling to a quarter of the size, the stages, the mean over the picture, a linear layer."""
-
-    def __init__(self, parameters: HeadPoseNetworkParameters, outputs: int) -> None:
-        super().__init__()
-        p = parameters
-        self.conv1 = nn.Conv2d(3, p.widths[0], 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.GroupNorm(p.groups, p.widths[0])
-        self._stages = [f"layer{index + 1}" for index in range(len(p.depths))]
-        channels = p.widths[0]
-        for index, (depth, width) in enumerate(zip(p.depths, p.widths, strict=True)):
-            blocks = []
-            for block in range(depth):
-                stride = 2 if index > 0 and block == 0 else 1
-                blocks.append(BasicBlock(channels, width, stride, p.groups))
-                channels = width
-            self.add_module(self._stages[index], nn.Sequential(*blocks))
-        self.fc = nn.Linear(channels, outputs)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, outputs)."""
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(pictures))), 3, stride=2, padding=1)
-        for name in self._stages:
-            x = getattr(self, name)(x)
-        return self.fc(x.mean(dim=(2, 3)))
-
-
 class HeadPoseNetwork(nn.Module):
     """A head crop to where the head looks and where it is."""
 
     def __init__(self, parameters: HeadPoseNetworkParameters | None = None) -> None:
         super().__init__()
         self.parameters_used = parameters or HeadPoseNetworkParameters()
-        self.head_pose_net = BasicResNet(self.parameters_used, OUTPUT_SIZE)
+        p = self.parameters_used
+        self.head_pose_net = GroupNormResNet(
+            *(p.depths, p.widths, p.groups, OUTPUT_SIZE, "bn1"),
+            make_block=lambda channels, width, stride: BasicBlock(channels, width, stride, p.groups),
+        )
 
     def forward(self, pictures: Tensor) -> HeadPose:
         """Return the pose of RGB crops (B, 3, H, W) in -1..1; 256 x 256 is what it was trained on.
 
         Raises ValueError for another shape.
         """
-        shares = torch.sigmoid(self.head_pose_net(three_channels(pictures))) - 0.5
+        shares = torch.sigmoid(self.head_pose_net(pictures)) - 0.5
         return HeadPose(ROTATION_SPAN * shares[:, :3], TRANSLATION_SPAN * shares[:, 3:])

@@ -99,3 +99,29 @@ def liveportrait_files(liveportrait_cases, liveportrait_tools, tmp_path_factory,
     (folder / "face_landmarker.task").symlink_to(face_bundle)
     yield folder
     model_cache().clear()
+
+
+@pytest.fixture(scope="module")
+def small_actalker_folder(tmp_path_factory):
+    """A models folder with a small ACTalker of random weights, mine.safetensors, for one module."""
+    from .actalker_graph import small_actalker_here
+
+    with small_actalker_here(tmp_path_factory.mktemp("models")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def made_portrait():
+    """The portrait of a made head, 96 pixels a side."""
+    from talking_portrait.training.made_heads.identity import made_identity
+    from talking_portrait.training.made_heads.portrait import draw_portrait
+
+    return draw_portrait(made_identity(5), 96)
+
+
+@pytest.fixture
+def actalker_graph(small_actalker_folder, nodes, made_portrait):
+    """The nodes of an ACTalker clip, on that model and portrait."""
+    from .actalker_graph import Graph
+
+    return Graph(nodes, made_portrait)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from talking_portrait.core_models.keypoint_diffusion.takin_ada import TakinADAParameters, streaming
 from talking_portrait.core_models.keypoint_diffusion.takin_ada_loading import STATISTICS, load_takin_ada
+from talking_portrait.training.checkpoint_file import remove_unfinished, run_checkpoint
 from talking_portrait.training.kdtalker_run import TrainingDivergedError
 from talking_portrait.training.stepwise_training import fit
 from talking_portrait.training.takin_ada_speech import (
@@ -20,9 +21,7 @@ from talking_portrait.training.takin_ada_speech_run import (
     TakinADASpeechTrainer,
     export,
     read_speech_checkpoint,
-    remove_unfinished,
     small_speech_parameters,
-    speech_checkpoint,
 )
 
 from ..keypoint_diffusion.takin_ada_models import (
@@ -244,12 +243,12 @@ class TestCheckpoints:
         assert "not those of the checkpoint" in caplog.text
 
     def test_the_run_s_folder_leads_to_it(self, written, tmp_path):
-        assert speech_checkpoint(tmp_path) == speech_checkpoint(written) == written
+        assert run_checkpoint(tmp_path) == run_checkpoint(written) == written
         (tmp_path / ".checkpoint.abc.part").write_bytes(b"half")
         remove_unfinished(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == [written.name]
         with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
-            speech_checkpoint(tmp_path / "other")
+            run_checkpoint(tmp_path / "other")
 
 
 class TestFit:
