@@ -26,6 +26,7 @@ from renderer import operations, seconds, take_turns
 from torch import Tensor
 from torch.nn import functional
 
+PLANNED_GIGABYTES, LONG_CLIP_FRAMES = (4.5, 8, 12, 16, 24), 500
 RELEASED_TFLOP = 185.2
 """Of a step at the published size, as counted from the released code."""
 PUBLISHED_FRAMES, PUBLISHED_LATENTS = 25, 72
@@ -307,6 +308,21 @@ def write_published_on_cuda(rounds: int) -> None:
         )
 
 
+def write_plans() -> None:
+    """Write how clips at 576x576 in float16 would be run with so much memory, a short one and a long one."""
+    from talking_portrait.core_models.video_diffusion.actalker.memory_plan import plan_for
+    from talking_portrait.core_models.video_diffusion.actalker.model import ACTalkerParameters
+    from talking_portrait.core_models.video_diffusion.autoencoder import PUBLISHED_AUTOENCODER
+
+    for gigabytes in PLANNED_GIGABYTES:
+        for frames in (PUBLISHED_FRAMES, LONG_CLIP_FRAMES):
+            plan = plan_for(
+                *(ACTalkerParameters(), PUBLISHED_AUTOENCODER, (576, 576), frames, "float16"),
+                int(gigabytes * 1e9),
+            )
+            sys.stdout.write(f"{frames} frames: {plan.describe()}\n")
+
+
 def main() -> None:
     """Read the arguments and measure."""
     from talking_portrait.core_models.video_diffusion.actalker.unet import UNetParameters
@@ -332,6 +348,7 @@ def main() -> None:
     )
     published = new_step(UNetParameters(), PUBLISHED_FRAMES, PUBLISHED_LATENTS, "meta", torch.float16)
     write_operations(published, 1e12, "TFLOP")
+    write_plans()
     if torch.cuda.is_available():
         write_published_on_cuda(arguments.rounds)
 

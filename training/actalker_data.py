@@ -24,7 +24,7 @@ from ..core_models.motion.rotation import angles_from_quaternions, multiply, qua
 from ..core_models.rendering.mesh import MeshRenderer
 from ..core_models.types import BLENDSHAPE_INDEX, Emotion, FaceMotion, ProgressCallback
 from ..core_models.video_diffusion.actalker.blendshape_motion import SIGNAL_SIZE, motion_signal
-from ..core_models.video_diffusion.actalker.prepared_picture import FACE_DROP, FACE_SHARE
+from ..core_models.video_diffusion.actalker.prepared_picture import cut_out, face_square
 from ..core_models.whole_file import renamed_when_whole
 from .clip_file import require_finite
 from .made_heads.identity import MadeIdentity, made_identity
@@ -225,12 +225,13 @@ def controlled_clip(
     motion = _thinned(performance.motion)
     drawn, points = list(renderer.frames(motion)), renderer.landmarks(motion).astype(np.float64)[..., :2]
     rest = np.asarray(renderer.portrait.landmarks, np.float64)[:, :2]
-    corner, side = _square(rest, drawn[0].shape[0])
+    square = face_square(rest)
+    corner, side = square[:2], square[2]
     points = (points - corner + 0.5) * (FRAME_SIZE / side) - 0.5
     height = float(np.linalg.norm(rest[_FOREHEAD] - rest[_CHIN])) * FRAME_SIZE / side
     openings = _gaps(points) / height
     return ControlledClip(
-        frames=np.stack([_cut(frame, corner, side) for frame in drawn]),
+        frames=np.stack([_cut(frame, square) for frame in drawn]),
         heard=heard_by_frames(listener, performance.sound.waveform[0], motion.frame_count),
         motion=motion_signal(motion),
         mouth_opening=openings[:, 2],
@@ -252,19 +253,8 @@ def _thinned(motion: FaceMotion) -> FaceMotion:
     )
 
 
-def _square(rest: np.ndarray, size: int) -> tuple[np.ndarray, int]:
-    """Return the square that is cut: its left and top, and its side, all whole pixels of the drawn picture."""
-    low, high = rest.min(axis=0), rest.max(axis=0)
-    side = min(round(float(high[1] - low[1]) / FACE_SHARE), size)
-    middle = (low + high) / 2 + (0, FACE_DROP * side)
-    corner = np.rint(middle + 0.5 - side / 2).astype(int)
-    return np.clip(corner, 0, size - side), side
-
-
-def _cut(frame: np.ndarray, corner: np.ndarray, side: int) -> np.ndarray:
-    left, top = corner
-    square = frame[top : top + side, left : left + side]
-    return cv2.resize(square, (FRAME_SIZE, FRAME_SIZE), interpolation=cv2.INTER_AREA)
+def _cut(frame: np.ndarray, square: tuple[int, int, int]) -> np.ndarray:
+    return cv2.resize(cut_out(frame, square), (FRAME_SIZE, FRAME_SIZE), interpolation=cv2.INTER_AREA)
 
 
 def _gaps(points: np.ndarray) -> np.ndarray:

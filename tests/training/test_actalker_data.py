@@ -8,6 +8,7 @@ from talking_portrait.core_models.face.topology import LIPS_CONTOUR
 from talking_portrait.core_models.motion.blinking import runs
 from talking_portrait.core_models.rendering.mesh import MeshRenderer
 from talking_portrait.core_models.types import BLENDSHAPE_INDEX, FaceMotion
+from talking_portrait.core_models.video_diffusion.actalker.prepared_picture import FACE_SHARE, face_square
 from talking_portrait.training import actalker_data as data
 from talking_portrait.training.actalker_data import ControlledClip
 from talking_portrait.training.correlation import correlation
@@ -110,9 +111,9 @@ class TestGeometry:
     def test_faces_lie_whole_in_the_frame_as_high_as_asked(self, seed):
         portrait = draw_portrait(made_identity(seed), data.DRAWN_SIZE)
         rest = portrait.landmarks[:, :2].astype(np.float64)
-        corner, side = data._square(rest, data.DRAWN_SIZE)
+        *corner, side = face_square(rest)
         height = np.ptp(rest[:, 1]) / side
-        assert height == pytest.approx(data.FACE_SHARE, abs=0.01)
+        assert height == pytest.approx(FACE_SHARE, abs=0.01)
         turned = FaceMotion.at_rest(4, 12.5)
         reach = np.array(data.LARGEST_TURN)
         motion = replace(turned, rotation=np.array([reach, -reach, reach * (1, -1, 1), reach * (-1, 1, 1)]))
@@ -134,7 +135,7 @@ class TestGeometry:
         performance = wandering_performance(25, 0)
         clip = data.controlled_clip(renderer, identity, performance, listener)
         rest = renderer.portrait.landmarks[:, :2].astype(np.float64)
-        corner, side = data._square(rest, data.DRAWN_SIZE)
+        *corner, side = face_square(rest)
         lips = renderer.landmarks(performance.motion)[::2, list(LIPS_CONTOUR), :2]
         edges = (lips - corner + 0.5) * 64 / side
         assert (edges >= clip.mouth_box[:2]).all()
