@@ -354,3 +354,10 @@ def test_a_check_ends_the_work_within_a_block_and_leaves_nothing_behind():
     assert (len(calls), windows) == (3, [])
     made(control(sound()), model=model)
     assert len(calls) == 3
+
+
+def test_a_clip_of_500_frames_has_them_all():
+    """Forty seconds of sound; few windows and one step, as only the lengths are asked for."""
+    found = made(control(sound(40.0), motion(3)), replace(QUICK, steps=1, window=250))
+    assert found.shape == (500, 4, 16, 16)
+    assert torch.isfinite(found).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from .guidance import GuidanceScales
 from .model import ACTalkerModel, ACTalkerParameters
 from .prepared_picture import PreparedPicture
 from .sampler import CheckCallback, PreviewCallback, SamplingOptions, sample_latents
+
+
+Chosen = TypeVar("Chosen")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def sampling_options(
     )
 
 
-def _chosen(value, own):
+def _chosen(value: Chosen | None, own: Chosen) -> Chosen:
     return own if value is None else value
 
 
