@@ -357,7 +357,10 @@ def test_a_check_ends_the_work_within_a_block_and_leaves_nothing_behind():
 
 
 def test_a_clip_of_500_frames_has_them_all():
-    """Forty seconds of sound; few windows and one step, as only the lengths are asked for."""
-    found = made(control(sound(40.0), motion(3)), replace(QUICK, steps=1, window=250))
-    assert found.shape == (500, 4, 16, 16)
+    """Forty seconds of sound, at the least size, in one step of one stream: only the lengths are asked for."""
+    steering = control(sound(40.0), motion(3), audio_guidance=1.0, motion_guidance=1.0)
+    options = ACTalkerOptions(steps=1, window=50, identity_guidance=1.0)
+    portrait = torch.zeros(4, 4, 4)
+    found = acting_portrait(new_model(), portrait, 1.0, PICTURE, IDENTITY, steering, options)
+    assert found.shape == (500, 4, 4, 4)
     assert torch.isfinite(found).all()

@@ -20,7 +20,6 @@ from .model import ACTalkerModel, ACTalkerParameters
 from .prepared_picture import PreparedPicture
 from .sampler import CheckCallback, PreviewCallback, SamplingOptions, sample_latents
 
-
 Chosen = TypeVar("Chosen")
 
 
