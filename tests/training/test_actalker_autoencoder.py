@@ -247,6 +247,7 @@ class TestTraining:
             ({"learning_rate": 0.0}, "learning_rate"),
             ({"region_weight": -1.0}, "weights"),
             ({"precision": "float16"}, "precision is 'float16'"),
+            ({"precision": "bfloat16", "frames": 2}, "frames is 2, which bfloat16 cannot be trusted with"),
         ],
     )
     def test_bad_recipes_are_named(self, change, message):
