@@ -1,8 +1,13 @@
 """Let the tests import `talking_portrait` from a plain checkout as well as from an installed one."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
+
+# Threads of several processes that wait for each other spin and stand still.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parent
 

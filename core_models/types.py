@@ -387,6 +387,7 @@ class ModelHandle:
     models larger than the device, at the price of speed.
     further_paths: the other weight files of a model that is made of several.
     stamp: tells versions of a file apart that is written again under its name; empty for published files.
+    eight_bits: keep the weights of large linear layers in 8 bits: half the memory, and approximate; of models that can.
     """
 
     name: str
@@ -396,6 +397,7 @@ class ModelHandle:
     cpu_offload: bool = False
     further_paths: tuple[str, ...] = ()
     stamp: str = ""
+    eight_bits: bool = False
 
 
 MESH_RENDERER = "mesh"

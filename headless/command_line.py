@@ -132,7 +132,9 @@ def _add_nodes(commands: argparse._SubParsersAction) -> None:
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("train", help="train a model of this package", add_help=False)
-    parser.add_argument("model", choices=["pocket", "kdtalker", "takin-ada", "actalker"], help="which one")
+    parser.add_argument(
+        "model", choices=["pocket", "kdtalker", "takin-ada", "actalker", "fantasytalking"], help="which one"
+    )
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="arguments of the training")
     parser.set_defaults(command=_train)
 
@@ -173,6 +175,8 @@ def _train(options: argparse.Namespace) -> int:
         from .train_takin_ada_command import main as train
     elif options.model == "actalker":
         from .train_actalker_command import main as train
+    elif options.model == "fantasytalking":
+        from .train_fantasytalking_command import main as train
     else:
         from ..training.pocket import main as train
     return train(options.rest)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .graph import Graph, is_link
+from .graph import Graph, is_link, unknown_nodes_advice
 from .overrides import Definitions
 from .widgets import widget_inputs
 
@@ -128,14 +128,12 @@ class _Converter:
         }
         if not unknown:
             return
-        listed = ", ".join(f"{kind} (node {node_id})" for node_id, kind in unknown.items())
         if any(str(kind).startswith(GROUP_NODE_PREFIXES) for kind in unknown.values()):
+            listed = ", ".join(f"{kind} (node {node_id})" for node_id, kind in unknown.items())
             raise ValueError(
                 f"group nodes are not supported: convert them to subgraphs on the page ({listed})"
             )
-        raise ValueError(
-            f"unknown node types: {listed}; install the packs that bring them, or run the workflow with --server"
-        )
+        raise ValueError(unknown_nodes_advice(unknown))
 
     def inner_scopes(self, scope: _Scope) -> Iterator[_Scope]:
         """Yield the inside of every subgraph that is not muted or bypassed, outer ones first."""

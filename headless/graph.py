@@ -88,6 +88,21 @@ def is_output_node(node_class: type) -> bool:
     return getattr(node_class, "OUTPUT_NODE", False) is True
 
 
+def unknown_nodes(graph: Graph, node_classes: NodeClasses) -> dict[str, str]:
+    """Return {node id: class name} of the nodes whose classes are not known."""
+    names = {node_id: str(node.get("class_type", "")) for node_id, node in graph.items()}
+    return {node_id: name for node_id, name in names.items() if name and name not in node_classes}
+
+
+def unknown_nodes_advice(unknown: Mapping[str, str]) -> str:
+    """Return what to do about nodes, {node id: class name}, that the runner does not bring."""
+    listed = ", ".join(f"{name} (node {node_id})" for node_id, name in unknown.items())
+    return (
+        f"unknown node types: {listed}; the runner brings this package's nodes and a few of ComfyUI's: run the "
+        "workflow in a ComfyUI that has them all, with --server"
+    )
+
+
 def read_graph_file(path: str | Path) -> dict[str, Any]:
     """Return the JSON object of a workflow file, in UI or API form.
 

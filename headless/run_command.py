@@ -11,7 +11,15 @@ from typing import Any
 from ..runtime.host import Host, StandaloneHost, host
 from .conversion import convert_to_api
 from .executor import GraphExecutor, RunReport
-from .graph import Graph, copied_graph, is_ui_format, links_of, read_graph_file
+from .graph import (
+    Graph,
+    copied_graph,
+    is_ui_format,
+    links_of,
+    read_graph_file,
+    unknown_nodes,
+    unknown_nodes_advice,
+)
 from .overrides import Definitions, apply_overrides
 from .page_workflow import page_workflow
 from .registry import local_definitions, node_classes, object_info
@@ -39,8 +47,12 @@ def prepared_graph(content: dict[str, Any], assignments: list[str]) -> tuple[Gra
     """Return a workflow file's content as a graph in API form with inputs set, and the same in UI form.
 
     The UI form, None for a graph that cannot run, is what saved files carry so that the page can restore it.
+    Raises ValueError that names every node that this runner does not bring.
     """
     graph = graph_of(content, local_definitions())
+    unknown = unknown_nodes(graph, node_classes())
+    if unknown:
+        raise ValueError(unknown_nodes_advice(unknown))
     apply_overrides(graph, assignments, local_definitions())
     unchanged = is_ui_format(content) and not assignments
     return graph, content if unchanged else drawn_workflow(graph, object_info(), content)

@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core_models.video_types import REGION_MODES
 from ..runtime.host import host
-from .train_actalker_ingredients_command import (
+from .train_actalker_ingredients_command import add_ingredient_actions
+from .training_options import (
     RUN_NUMBERS,
-    add_ingredient_actions,
+    add_export,
     add_run_options,
     given,
+    option_of,
     prepared_device,
     require_at_least_one,
     require_given_alike,
     require_new_run,
 )
-from .training_options import add_export, option_of
 
 if TYPE_CHECKING:
     from ..core_models.video_diffusion.actalker.model import ACTalkerParameters
@@ -138,7 +139,7 @@ def train_model(options: argparse.Namespace) -> int:
     trainer, digest = make(checkpoint, options, device)
     with only_process(options.out):
         remove_unfinished(options.out)
-        _keep_digest(options.out / MATERIAL_FILE, digest)
+        keep_digest(options.out / MATERIAL_FILE, digest)
         fit(
             trainer,
             checkpoint,
@@ -170,7 +171,8 @@ def _continued(path: Path, options: argparse.Namespace, device: Any) -> tuple[AC
     return ACTalkerTrainer.from_checkpoint(checkpoint, material.data, device), material.digest
 
 
-def _keep_digest(path: Path, digest: str) -> None:
+def keep_digest(path: Path, digest: str) -> None:
+    """Write the digest of what a run learns from, with a warning where there was another one."""
     from ..core_models.whole_file import renamed_when_whole
 
     if path.is_file() and path.read_text().strip() != digest:

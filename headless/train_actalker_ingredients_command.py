@@ -4,68 +4,31 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.host import host
-from .training_options import option_of
+from .train_autoencoder_action import AutoencoderTraining, add_autoencoder_action
+from .training_options import prepared_device, require_at_least_one
+from .training_people import add_people_options, chosen_people, require_new_clips
 
 if TYPE_CHECKING:
-    import torch
-
-    from ..training.actalker_autoencoder import AutoencoderTrainer
     from ..training.actalker_data import ControlledClip
-
-AUTOENCODER_FILE = "autoencoder.safetensors"
-"""In the autoencoder's run, written when its command ends."""
-RUN_NUMBERS = ("until", "checkpoint_every", "log_every")
-"""Options of a training that are numbers of steps."""
-_WHOLE = ("steps", "batch_clips", "frames", "warmup", "seed")
-_RECIPE = (
-    *_WHOLE,
-    "alone_share",
-    "learning_rate",
-    "weight_decay",
-    "clip_norm",
-    "colour_range",
-    "region_weight",
-    "feature_weight",
-    "divergence_weight",
-)
 
 
 def add_ingredient_actions(actions: argparse._SubParsersAction) -> None:
     """Add `clips`, `autoencoder` and `reader` to the actions of `talking-portrait train actalker`."""
     _add_clips(actions)
-    _add_autoencoder(actions)
+    add_autoencoder_action(actions, _autoencoder_training)
     _add_reader(actions)
 
 
 def _add_clips(actions: argparse._SubParsersAction) -> None:
     parser = actions.add_parser("clips", help="made heads that speak and move, with all that is true of them")
-    parser.add_argument("--out", type=Path, required=True, metavar="X.npz")
-    parser.add_argument(
-        "--held-out", action="store_true", help="people and sentences that training never sees"
-    )
-    parser.add_argument("--people", type=int, metavar="N", help="default: 200, or 16 with --held-out")
-    parser.add_argument("--clips-each", type=int, metavar="N", help="of every person (default: 2)")
+    add_people_options(parser)
     parser.add_argument("--seconds", type=float, metavar="S", help="of every clip (default: 3)")
-    parser.add_argument("--seed", type=int, metavar="N", help="of sentences and movements")
-    parser.add_argument("--threads", type=int, metavar="N", help="of the processor")
     parser.set_defaults(action=make_clips)
-
-
-def _add_autoencoder(actions: argparse._SubParsersAction) -> None:
-    parser = actions.add_parser("autoencoder", help="train the small video autoencoder and write its file")
-    parser.add_argument("--clips", type=Path, required=True, metavar="X.npz", help="what it learns from")
-    parser.add_argument("--half", action="store_true", help="the file in float16: half as large")
-    for name in _RECIPE:
-        parser.add_argument(option_of(name), type=int if name in _WHOLE else float, metavar="N")
-    parser.add_argument("--precision", help="float32 or bfloat16 (products only)")
-    add_run_options(parser, checkpoint_every=200, log_every=100)
-    parser.set_defaults(action=train_autoencoder)
 
 
 def _add_reader(actions: argparse._SubParsersAction) -> None:
@@ -83,61 +46,6 @@ def _add_reader(actions: argparse._SubParsersAction) -> None:
     parser.set_defaults(action=fit_reader)
 
 
-def add_run_options(parser: argparse.ArgumentParser, checkpoint_every: int, log_every: int) -> None:
-    """Add what both trainings have: the run's folder, going on and stopping, device and threads."""
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for the checkpoint")
-    parser.add_argument("--resume", action="store_true", help="go on from the run's checkpoint")
-    parser.add_argument("--until", type=int, metavar="STEP", help="stop there; --resume goes on later")
-    every = {"checkpoint_every": checkpoint_every, "log_every": log_every}
-    for name, steps in every.items():
-        parser.add_argument(
-            option_of(name), type=int, default=steps, metavar="STEPS", help="default: %(default)s"
-        )
-    parser.add_argument("--threads", type=int, metavar="N", help="of the processor")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)"
-    )
-
-
-def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """Return the options that were given, by name."""
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-
-
-def prepared_device(options: argparse.Namespace) -> torch.device:
-    """Set the processor's threads and return the device that was asked for, the processor where none can be."""
-    import torch
-
-    if options.threads is not None:
-        torch.set_num_threads(max(1, options.threads))
-    return host().device(getattr(options, "device", "cpu"))
-
-
-def require_at_least_one(options: argparse.Namespace, names: Sequence[str]) -> None:
-    """Raise ValueError for a number below 1; what was not given is passed over."""
-    for name, value in given(options, names).items():
-        if value < 1:
-            raise ValueError(f"{option_of(name)} is {value}, expected at least 1")
-
-
-def require_new_run(checkpoint: Path) -> None:
-    """Raise ValueError when a run's folder holds a checkpoint already."""
-    if checkpoint.exists():
-        raise ValueError(
-            f"{checkpoint.parent} holds a run already: go on with --resume, or choose another folder"
-        )
-
-
-def require_given_alike(asked: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
-    """Raise ValueError naming every option that is given otherwise than a checkpoint has it."""
-    other = [f"{option_of(n)} {v} (it is {kept[n]})" for n, v in asked.items() if v != kept[n]]
-    if other:
-        raise ValueError(
-            f"a run goes on as it began, but these differ from the checkpoint: {', '.join(other)}. Leave them out, or "
-            "begin a new run in another folder"
-        )
-
-
 def make_clips(options: argparse.Namespace) -> int:
     """Make the clips and write the file's path to stdout. Raises ValueError for a file that is there already."""
     from ..training.actalker_data import controlled_clips, embedded_listener, write_clips
@@ -145,7 +53,7 @@ def make_clips(options: argparse.Namespace) -> int:
 
     prepared_device(options)
     require_at_least_one(options, ("clips_each",))
-    _require_new_clips(options.out)
+    require_new_clips(options.out)
     people, seed = people_and_seed(options)
     made = controlled_clips(
         people,
@@ -161,13 +69,6 @@ def make_clips(options: argparse.Namespace) -> int:
     return 0
 
 
-def _require_new_clips(target: Path) -> None:
-    if target.suffix.lower() != ".npz":
-        raise ValueError(f"clips are written as .npz, but the name is {target.name!r}")
-    if target.exists():
-        raise ValueError(f"{target} is there already: delete it to make it anew, or choose another name")
-
-
 def people_and_seed(options: argparse.Namespace) -> tuple[Sequence[int], int]:
     """Return the identities and the seed asked for. Raises ValueError for more people than there are, or none."""
     from ..training.actalker_ingredients import (
@@ -176,75 +77,22 @@ def people_and_seed(options: argparse.Namespace) -> tuple[Sequence[int], int]:
         TRAINING_PEOPLE,
         TRAINING_SEED,
     )
-    from ..training.made_heads.clip import HELD_OUT_IDENTITIES, TRAINING_IDENTITIES
 
-    known = HELD_OUT_IDENTITIES if options.held_out else TRAINING_IDENTITIES
-    count, seed = (HELD_OUT_PEOPLE, HELD_OUT_SEED) if options.held_out else (TRAINING_PEOPLE, TRAINING_SEED)
-    count = count if options.people is None else options.people
-    if not 1 <= count <= len(known):
-        raise ValueError(f"--people is {count}, expected 1 to {len(known)}")
-    return known[:count], seed if options.seed is None else options.seed
+    return chosen_people(options, (TRAINING_PEOPLE, TRAINING_SEED), (HELD_OUT_PEOPLE, HELD_OUT_SEED))
 
 
-def train_autoencoder(options: argparse.Namespace) -> int:
-    """Train, or go on, write the weight file as it is then, and its path to stdout."""
-    from ..training.actalker_autoencoder import export_autoencoder
-    from ..training.checkpoint_file import CHECKPOINT_FILE, remove_unfinished
-    from ..training.kdtalker_run import only_process
-    from ..training.stepwise_training import fit
-
-    device = prepared_device(options)
-    require_at_least_one(options, RUN_NUMBERS)
-    checkpoint, target = options.out / CHECKPOINT_FILE, options.out / AUTOENCODER_FILE
-    make = _continued_autoencoder if options.resume else _begun_autoencoder
-    trainer = make(checkpoint, options, device)
-    with only_process(options.out):
-        remove_unfinished(options.out)
-        fit(
-            trainer,
-            checkpoint,
-            options.checkpoint_every,
-            options.log_every,
-            host().progress(1).update,
-            options.until,
-        )
-        export_autoencoder(trainer, target, options.half)
-    sys.stdout.write(f"{target}\n")
-    return 0
-
-
-def _begun_autoencoder(checkpoint: Path, options: argparse.Namespace, device: Any) -> AutoencoderTrainer:
-    from ..training.actalker_autoencoder import SMALL_AUTOENCODER, AutoencoderTrainer
+def _autoencoder_training() -> AutoencoderTraining:
+    from ..training import actalker_autoencoder as autoencoder
     from ..training.actalker_data import read_clips
     from ..training.actalker_ingredients import AUTOENCODER_RECIPE
 
-    require_new_run(checkpoint)
-    recipe = replace(AUTOENCODER_RECIPE, **_given_autoencoder_recipe(options))
-    return AutoencoderTrainer(SMALL_AUTOENCODER, recipe, read_clips(options.clips), device)
-
-
-def _continued_autoencoder(path: Path, options: argparse.Namespace, device: Any) -> AutoencoderTrainer:
-    from ..training.actalker_autoencoder import AutoencoderTrainer
-    from ..training.actalker_data import read_clips
-    from ..training.checkpoint_file import run_checkpoint
-
-    found = run_checkpoint(path.parent)
-    trainer = AutoencoderTrainer.from_checkpoint(found, read_clips(options.clips), device)
-    kept = vars(trainer.recipe)
-    require_given_alike(
-        {_as_option(name): value for name, value in _given_autoencoder_recipe(options).items()},
-        {_as_option(name): value for name, value in kept.items()},
+    return AutoencoderTraining(
+        autoencoder.AutoencoderTrainer,
+        autoencoder.SMALL_AUTOENCODER,
+        AUTOENCODER_RECIPE,
+        read_clips,
+        autoencoder.export_autoencoder,
     )
-    return trainer
-
-
-def _as_option(field: str) -> str:
-    return "batch_clips" if field == "clips" else field
-
-
-def _given_autoencoder_recipe(options: argparse.Namespace) -> dict[str, Any]:
-    asked = given(options, (*_RECIPE, "precision"))
-    return {"clips" if name == "batch_clips" else name: value for name, value in asked.items()}
 
 
 def fit_reader(options: argparse.Namespace) -> int:

@@ -9,6 +9,14 @@ from .emotion import EmotionCondition, EmotionFromFace, EmotionOffset, EmotionSw
 from .expression import ExpressionEditor
 from .face import LoadFaceDetector, MakePortrait, PasteBack
 from .face_masks import FaceMaskBuilder
+from .fantasytalking import FantasyTalkingDecode, FantasyTalkingSampler
+from .fantasytalking_core import (
+    FantasyTalkingForWan,
+    FantasyTalkingGuider,
+    LoadFantasyTalkingAdapter,
+    WanSigmas,
+)
+from .fantasytalking_loaders import LoadFantasyTalking, LoadWan
 from .frame_grid import FrameGrid
 from .identity_and_motion import IdentityEmbedding, MotionEmbedding
 from .inputs import LoadDrivingVideo, LoadPortraitImage, LoadSpeech
@@ -16,6 +24,7 @@ from .keypoint_diffusion import KDTalkerOptionsNode, KeypointDiffusionSampler, L
 from .liveportrait import LoadLivePortrait, RetargetMotion, Stitch
 from .masked_control import GateSweep, MaskedSSMController
 from .motion import AdjustMotion, JoinMotion, MixMotion, ResampleMotion, SliceMotion
+from .motion_intensity import ChooseMotionIntensity, MotionIntensityFromVideo, MotionIntensitySweep
 from .motion_sources import MotionFromCSV, MotionFromVideo, SaveMotionCSV
 from .portrait_video import MakePortraitVideo
 from .rendering import RenderTalkingVideo, WarpingRenderer
@@ -45,6 +54,17 @@ _NODES: tuple[tuple[str, type, str], ...] = (
     ("TP_GateSweep", GateSweep, "Gate Sweep"),
     ("TP_ACTalkerSampler", ACTalkerSampler, "ACTalker Sampler"),
     ("TP_ACTalkerDecode", ACTalkerDecode, "ACTalker Decode"),
+    ("TP_LoadWan", LoadWan, "Load Wan"),
+    ("TP_LoadFantasyTalking", LoadFantasyTalking, "Load FantasyTalking"),
+    ("TP_MotionIntensity", ChooseMotionIntensity, "Motion Intensity"),
+    ("TP_MotionIntensitySweep", MotionIntensitySweep, "Motion Intensity Sweep"),
+    ("TP_MotionIntensityFromVideo", MotionIntensityFromVideo, "Motion Intensity from Video"),
+    ("TP_FantasyTalkingSampler", FantasyTalkingSampler, "FantasyTalking Sampler"),
+    ("TP_FantasyTalkingDecode", FantasyTalkingDecode, "FantasyTalking Decode"),
+    ("TP_LoadFantasyTalkingAdapter", LoadFantasyTalkingAdapter, "Load FantasyTalking Adapter"),
+    ("TP_FantasyTalkingForWan", FantasyTalkingForWan, "FantasyTalking for Wan"),
+    ("TP_FantasyTalkingGuider", FantasyTalkingGuider, "FantasyTalking Guider"),
+    ("TP_WanSigmas", WanSigmas, "Wan Sigmas"),
     ("TP_MotionFromVideo", MotionFromVideo, "Motion from Video"),
     ("TP_MotionFromCSV", MotionFromCSV, "Motion from CSV"),
     ("TP_SaveMotionCSV", SaveMotionCSV, "Save Motion as CSV"),

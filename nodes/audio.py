@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..core_models.types import KeypointDiffusionModels
     from ..core_models.video_types import ACTalkerModels
+    from ..core_models.wan_types import FantasyTalkingModels
 
 CATEGORY = "TalkingPortrait/Audio"
 
@@ -40,8 +41,9 @@ class AudioEmbedding:
                         "default": AUTOMATIC,
                         "tooltip": "What listens to the sound: log_mel for the pocket model, wav2lip for KDTalker, "
                         "hubert (all layers of HuBERT large) for Takin-ADA, whisper (all layers of Whisper tiny) for "
-                        "ACTalker, pocket_listener (the pocket model's ear, no download) for small models trained "
-                        "with this package. automatic takes what the connected model needs; without one, log_mel.",
+                        "ACTalker, wav2vec2 (the last layer of wav2vec 2.0) for FantasyTalking, pocket_listener (the "
+                        "pocket model's ear, no download) for small models trained with this package. automatic takes "
+                        "what the connected model needs; without one, log_mel.",
                     },
                 ),
             },
@@ -54,6 +56,12 @@ class AudioEmbedding:
                     "ACTALKER",
                     {"tooltip": "From Load ACTalker: the model that is to listen instead, for automatic."},
                 ),
+                "fantasytalking": (
+                    "FANTASYTALKING",
+                    {
+                        "tooltip": "From Load FantasyTalking: the model that is to listen instead, for automatic."
+                    },
+                ),
             },
         }
 
@@ -63,13 +71,14 @@ class AudioEmbedding:
         encoder: str,
         model: KeypointDiffusionModels | None = None,
         actalker: ACTalkerModels | None = None,
+        fantasytalking: FantasyTalkingModels | None = None,
     ) -> tuple[Any]:
         from ..core_models.audio.decode import sound_from_comfy
         from ..core_models.audio.embedding import NETWORK_LOADERS, embed_audio
         from ..runtime.host import host
         from ..runtime.speech_encoders import encoder_network, wanted_encoder
 
-        encoder = wanted_encoder(model, actalker) if encoder == AUTOMATIC else encoder
+        encoder = wanted_encoder(model, actalker, fantasytalking) if encoder == AUTOMATIC else encoder
         sound = sound_from_comfy(audio)
         if encoder not in NETWORK_LOADERS:
             return (embed_audio(sound, encoder),)

@@ -11,6 +11,7 @@ from .motion import FPS_INPUT
 if TYPE_CHECKING:
     from ..core_models.types import FaceMotion, ModelHandle, Portrait, PortraitVideo
     from ..core_models.video_types import ACTalkerModels, Identity, MotionEmbedding
+    from ..core_models.wan_types import FantasyTalkingModels
 
 
 class IdentityEmbedding:
@@ -18,28 +19,50 @@ class IdentityEmbedding:
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Reads who a portrait shows, as the model knows people: the published ACTalker by ArcFace, models trained here "
-        "by an encoder of their own."
+        "Reads who a portrait shows, as the connected model knows people: the published ACTalker by ArcFace, models "
+        "trained here by an encoder of their own. The published FantasyTalking has no identity branch."
     )
     RETURN_TYPES = ("IDENTITY", "IMAGE")
     RETURN_NAMES = ("identity", "crop")
-    OUTPUT_TOOLTIPS = ("For ACTalker Sampler with the same model.", "What the encoder saw of the portrait.")
+    OUTPUT_TOOLTIPS = (
+        "For ACTalker Sampler or FantasyTalking Sampler with the same model.",
+        "What the encoder saw of the portrait.",
+    )
     FUNCTION = "embed"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
-            "required": {
-                "actalker": ACTALKER_INPUT,
-                "portrait": ("PORTRAIT", {"tooltip": "Who it is: a picture, from Portrait."}),
-            }
+            "required": {"portrait": ("PORTRAIT", {"tooltip": "Who it is: a picture, from Portrait."})},
+            "optional": {
+                "actalker": (
+                    "ACTALKER",
+                    {"tooltip": "From Load ACTalker: the model that is to know the person."},
+                ),
+                "fantasytalking": (
+                    "FANTASYTALKING",
+                    {"tooltip": "From Load FantasyTalking: the model that is to know the person instead."},
+                ),
+            },
         }
 
-    def embed(self, actalker: ACTalkerModels, portrait: Portrait | PortraitVideo) -> tuple[Identity, Any]:
-        from ..runtime.actalker_clips import identity_of
+    def embed(
+        self,
+        portrait: Portrait | PortraitVideo,
+        actalker: ACTalkerModels | None = None,
+        fantasytalking: FantasyTalkingModels | None = None,
+    ) -> tuple[Identity, Any]:
+        from ..runtime import actalker_clips, fantasytalking_clips
         from .images import image_from_frames
 
-        identity = identity_of(actalker, portrait)
+        if (actalker is None) == (fantasytalking is None):
+            raise ValueError(
+                "an identity belongs to one model: connect either actalker or fantasytalking to Identity Embedding"
+            )
+        if actalker is not None:
+            identity = actalker_clips.identity_of(actalker, portrait)
+        else:
+            identity = fantasytalking_clips.identity_of(fantasytalking, portrait)
         return identity, image_from_frames([identity.crop])
 
 

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from .progress import PreviewedProgress
 
 
-def single_portrait(portrait: Portrait | PortraitVideo) -> Portrait:
-    """Return the portrait. Raises ValueError for a film: ACTalker moves one picture."""
+def single_portrait(portrait: Portrait | PortraitVideo, system: str = "ACTalker") -> Portrait:
+    """Return the portrait. Raises ValueError for a film: the system moves one picture."""
     from ..core_models.types import PortraitVideo
 
     if isinstance(portrait, PortraitVideo):
         raise ValueError(
-            f"ACTalker moves a single picture, but the portrait is a film of {len(portrait.portraits)} frames: make it "
+            f"{system} moves a single picture, but the portrait is a film of {len(portrait.portraits)} frames: make it "
             "with Portrait instead of Portrait Video"
         )
     return portrait

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from ..core_models.video_types import ACTalkerModels, MaskedControl
 from .actalker_models import parameters_of
-from .device_memory import bytes_for, forget_idle, in_any_form, make_room
+from .device_memory import bytes_for, forget_idle, in_any_form, in_form, is_other_form, make_room
 from .host import host
-from .model_cache import model_cache
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..core_models.types import ModelHandle
     from ..core_models.video_diffusion.actalker.memory_plan import ClipSize, MemoryPlan
     from ..core_models.video_diffusion.actalker.model import ACTalkerParameters
     from ..core_models.video_diffusion.actalker.performance import ACTalkerOptions
@@ -57,8 +55,8 @@ def planned_clip(
         return models, streams or STREAMS
     plan = _plan(models, picture, control, options, streams, free, device != "cpu")
     logger.info("%s", plan.describe())
-    models = replace(models, model=_model_in_form(models.model, plan.by_block))
-    forget_idle(device, lambda handle: _is_other_form(handle, models.model))
+    models = replace(models, model=in_form(models.model, plan.by_block))
+    forget_idle(device, lambda handle: is_other_form(handle, models.model))
     make_room(device, plan.needed_bytes, (models.model, models.autoencoder))
     return models, plan.streams_at_once
 
@@ -105,15 +103,6 @@ def evaluated_streams(
     hears = control.audio is not None and not control.audio_gate.is_closed
     moves = control.motion is not None and not control.motion_gate.is_closed
     return len(stream_weights(sampling_options(parameters, options, control).guidance, hears, moves))
-
-
-def _model_in_form(model: ModelHandle, by_block: bool) -> ModelHandle:
-    return model_cache().offloaded_handle(model) if by_block and not model.cpu_offload else model
-
-
-def _is_other_form(handle: ModelHandle, model: ModelHandle) -> bool:
-    """Return whether a handle of the cache is the same model, whole where this one is offloaded, or the reverse."""
-    return handle == replace(model, device=handle.device, cpu_offload=not model.cpu_offload)
 
 
 def planned_chunk(models: ACTalkerModels, latents: Tensor) -> int:

@@ -17,11 +17,11 @@ from ..core_models.video_types import (
     PUBLISHED_PARTS,
     ACTalkerModels,
 )
-from .host import host
 from .input_files import file_fingerprint
 from .keypoint_diffusion_models import safetensors_metadata
 from .model_cache import model_cache
 from .renderer_models import chosen_precision
+from .trained_files import autoencoder_beside, stamped_handle, trained_files
 from .weight_files import found_or_explained
 from .weights import find_weight
 
@@ -38,8 +38,6 @@ SYSTEM = "actalker"
 """What to fetch, and the folder of a models folder in which models trained here are looked for."""
 PUBLISHED_LISTENING = "whisper"
 POCKET_AUTOENCODER = "actalker_pocket_autoencoder"
-AUTOENCODER_ENDING = "_autoencoder.safetensors"
-"""A model trained here, NAME.safetensors, brings an autoencoder of its own as NAME_autoencoder.safetensors."""
 AUTOENCODER_ROW, RECOGNITION_ROW, EXPRESSION_ROW = "svd_xt_1_1_vae", "arcface_r50", "actalker_expression"
 ACTALKER_ROWS: dict[str, str] = {
     **PUBLISHED_PARTS,
@@ -61,13 +59,7 @@ def actalker_choices() -> list[str]:
 
 
 def _trained_files() -> dict[str, Path]:
-    """Return {file name: path} of the models trained here; of two of one name the first."""
-    files: dict[str, Path] = {}
-    for folder in host().model_folders(SYSTEM):
-        for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
-            if ACTALKER_ENTRY in safetensors_metadata(path):
-                files.setdefault(path.name, path)
-    return files
+    return trained_files(SYSTEM, ACTALKER_ENTRY)
 
 
 def trained_actalker_stamp(choice: str) -> str:
@@ -102,8 +94,8 @@ def actalker_models(
         raise ValueError(f"there is no model {choice!r}; here are: {', '.join(actalker_choices())}")
     return ACTalkerModels(
         ACTALKER_POCKET,
-        _stamped_handle(ACTALKER_POCKET, trained[choice], dtype),
-        _stamped_handle(POCKET_AUTOENCODER, _autoencoder_of(trained[choice]), dtype),
+        stamped_handle(ACTALKER_POCKET, trained[choice], dtype),
+        stamped_handle(POCKET_AUTOENCODER, _autoencoder_of(trained[choice]), dtype),
     )
 
 
@@ -118,14 +110,9 @@ def _published_models(paths: dict[str, Path], dtype: str) -> ACTalkerModels:
     )
 
 
-def _stamped_handle(name: str, path: Path, dtype: str) -> ModelHandle:
-    return ModelHandle(name, str(path), dtype, stamp=file_fingerprint(path))
-
-
 def _autoencoder_of(path: Path) -> Path:
     """Return the autoencoder beside a model trained here, else the embedded one."""
-    own = path.with_name(path.stem + AUTOENCODER_ENDING)
-    return own if own.is_file() else find_weight(POCKET_AUTOENCODER)
+    return autoencoder_beside(path) or find_weight(POCKET_AUTOENCODER)
 
 
 def parameters_of(models: ACTalkerModels) -> ACTalkerParameters:

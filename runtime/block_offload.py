@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True)
-class _Home:
+@dataclass
+class Home:
     """A parameter or buffer and the table of its module that holds it."""
 
     table: dict[str, Any]
     name: str
     tensor: Any
+
+    def return_(self) -> None:
+        """Put the tensor back into the table."""
+        self.table[self.name] = self.tensor
 
 
 def offload_by_block(network: Any, blocks: Iterable[Any], device: str) -> None:
@@ -28,15 +32,21 @@ def offload_by_block(network: Any, blocks: Iterable[Any], device: str) -> None:
     Raises ValueError for blocks that lie within each other, and RuntimeError for weights that want gradients.
     """
     blocks = list(blocks)
-    _check(network, blocks)
-    within = {id(module) for block in blocks for module in block.modules()}
-    for home in _homes(module for module in network.modules() if id(module) not in within):
-        home.table[home.name] = _moved(home.tensor, device)
+    check_offloadable(network, blocks)
+    move_the_rest(network, blocks, device)
     for block in blocks:
         _hook(block, device)
 
 
-def _check(network: Any, blocks: list[Any]) -> None:
+def move_the_rest(network: Any, blocks: list[Any], device: str) -> None:
+    """Move all of a network but some of its modules to a device."""
+    within = {id(module) for block in blocks for module in block.modules()}
+    for home in _homes(module for module in network.modules() if id(module) not in within):
+        home.table[home.name] = _moved(home.tensor, device)
+
+
+def check_offloadable(network: Any, blocks: list[Any]) -> None:
+    """Raise ValueError for blocks that lie within each other, and RuntimeError for weights that want gradients."""
     names = {id(module): name for name, module in network.named_modules()}
     seen: set[int] = set()
     for block in blocks:
@@ -54,10 +64,15 @@ def _check(network: Any, blocks: list[Any]) -> None:
         )
 
 
-def _homes(modules: Iterable[Any]) -> Iterator[_Home]:
+def block_homes(block: Any) -> list[Home]:
+    """Return where all parameters and buffers of a module are."""
+    return list(_homes(block.modules()))
+
+
+def _homes(modules: Iterable[Any]) -> Iterator[Home]:
     for module in modules:
         for table in (module._parameters, module._buffers):
-            yield from [_Home(table, name, tensor) for name, tensor in table.items() if tensor is not None]
+            yield from [Home(table, name, tensor) for name, tensor in table.items() if tensor is not None]
 
 
 def _moved(tensor: Any, device: str) -> Any:
@@ -69,7 +84,7 @@ def _moved(tensor: Any, device: str) -> Any:
 
 
 def _hook(block: Any, device: str) -> None:
-    homes = list(_homes(block.modules()))
+    homes = block_homes(block)
 
     def bring(*_: Any) -> None:
         for home in homes:
@@ -77,7 +92,7 @@ def _hook(block: Any, device: str) -> None:
 
     def send_home(*_: Any) -> None:
         for home in homes:
-            home.table[home.name] = home.tensor
+            home.return_()
 
     block.register_forward_pre_hook(bring)
     # After an error too, such as memory that ran out.

@@ -38,6 +38,32 @@ def in_any_form(device: str, handles: Collection[ModelHandle]) -> Callable[[Mode
     return lambda handle: replace(handle, cpu_offload=False) in whole
 
 
+def in_form(handle: ModelHandle, by_block: bool) -> ModelHandle:
+    """Return the handle of the same model with its blocks in main memory, or the handle itself."""
+    return model_cache().offloaded_handle(handle) if by_block and not handle.cpu_offload else handle
+
+
+def is_other_form(handle: ModelHandle, model: ModelHandle) -> bool:
+    """Return whether a handle of the cache is the same model, whole where this one is offloaded, or the reverse."""
+    return handle == replace(model, device=handle.device, cpu_offload=not model.cpu_offload)
+
+
+def available_main_memory() -> int | None:
+    """Return the bytes of main memory that programs can still get, None where it cannot be told."""
+    return _available_main_memory()
+
+
+def bytes_in_main_memory(handles: Collection[ModelHandle]) -> int:
+    """Return the bytes of main memory that these models hold there while their blocks wait for a device."""
+    cache, known = model_cache(), {replace(handle, device="", cpu_offload=False) for handle in handles}
+    on_device = cache.bytes_on_device()
+    return sum(
+        max(size - on_device.get(handle, 0), 0)
+        for handle, size in cache.loaded_bytes().items()
+        if handle.cpu_offload and replace(handle, device="", cpu_offload=False) in known
+    )
+
+
 def forget_idle(device: str, unwanted: Callable[[ModelHandle], bool]) -> None:
     """Drop the models that are not in use and unwanted from memory, so that the device can give theirs to others."""
     if model_cache().forget(unwanted) and device.startswith("cuda"):

@@ -8,6 +8,7 @@ evicted while it is in use. There, a model leaves main memory too once no graph 
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core_models.types import ModelHandle
-from .block_offload import offload_by_block
+from .block_streaming import keep_blocks_in_main_memory
 from .host import Host, host
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class ModelCache:
         try:
             with entry.loading:
                 if not entry.loaded:
-                    self._make_room(_file_bytes(handle), handle)
+                    self._make_room(0 if _is_offloaded(handle) else _file_bytes(handle), handle)
                     self._require_memory(_file_bytes(handle), handle)
                     self._within_memory(
                         handle, lambda: entry.load(loader(handle), handle, self._host, blocks)
@@ -114,6 +115,8 @@ class ModelCache:
             idle = [h for h, entry in self._entries.items() if not entry.users and unwanted(h)]
             for handle in idle:
                 del self._entries[handle]
+        if idle:
+            gc.collect()  # networks whose hooks refer to them go in no other way
         return len(idle)
 
     def patchers(self, wanted: Callable[[ModelHandle], bool]) -> list[Any]:
@@ -159,7 +162,7 @@ class ModelCache:
         capacity = None if self._host.in_comfyui or newcomer.cpu_offload else device_memory(newcomer.device)
         if capacity is None:
             return
-        used = sum(entry.bytes for entry in self._in_use(newcomer.device).values())
+        used = sum(entry.budgeted_bytes(h) for h, entry in self._in_use(newcomer.device).items())
         if used + wanted > capacity:
             raise NotEnoughMemoryError(self._memory_message(newcomer, wanted, capacity))
 
@@ -215,13 +218,14 @@ class ModelCache:
             return
         with self._lock:
             here = {h: e for h, e in self._entries.items() if h.device == newcomer.device and e.loaded}
-            excess = sum(entry.bytes for entry in here.values()) + wanted - budget
+            sizes = {h: e.budgeted_bytes(h) for h, e in here.items()}
+            excess = sum(sizes.values()) + wanted - budget
             for handle, entry in here.items():
                 if excess <= 0:
                     return
-                if not entry.users:
+                if not entry.users and sizes[handle]:
                     del self._entries[handle]
-                    excess -= entry.bytes
+                    excess -= sizes[handle]
                     logger.info("%s left memory (%.2f GB)", handle.name, entry.bytes / 1e9)
             names = ", ".join(handle.name for handle, entry in here.items() if entry.users)
         if excess > 0:
@@ -242,13 +246,13 @@ class _Entry:
         self.loading = threading.Lock()
         self.loaded = False
         self.users = 0
-        self.bytes = 0
+        self.bytes = self.visited = 0
         self.patcher: Any = None
         self._model: Any = None
 
     def load(self, model: Any, handle: ModelHandle, owner: Host, blocks: BlocksOfNetwork | None) -> None:
         if _is_network(model):
-            model = _prepared(model, handle, owner, blocks)
+            model, self.visited = _prepared(model, handle, owner, blocks)
             self.bytes = _bytes_of(_tensors(model))
             managed = owner.in_comfyui and not _is_offloaded(handle)
             self.patcher = _patcher(model, handle) if managed else None
@@ -263,10 +267,14 @@ class _Entry:
             sys.modules["comfy.model_management"].load_models_gpu([self.patcher], force_full_load=True)
         return self._model
 
+    def budgeted_bytes(self, handle: ModelHandle) -> int:
+        """Return the bytes that count against the device's budget: what waits elsewhere does not."""
+        return self.bytes_on(handle.device) if _is_offloaded(handle) else self.bytes
+
     def bytes_on(self, device: str) -> int:
         if not _is_network(self._model):
             return self.bytes
-        return _bytes_of(tensor for tensor in _tensors(self._model) if _lies_on(tensor, device))
+        return self.visited + _bytes_of(one for one in _tensors(self._model) if _lies_on(one, device))
 
 
 def _is_network(model: Any) -> bool:
@@ -274,10 +282,12 @@ def _is_network(model: Any) -> bool:
     return torch is not None and isinstance(model, torch.nn.Module)
 
 
-def _prepared(network: Any, handle: ModelHandle, owner: Host, blocks: BlocksOfNetwork | None) -> Any:
+def _prepared(
+    network: Any, handle: ModelHandle, owner: Host, blocks: BlocksOfNetwork | None
+) -> tuple[Any, int]:
     """Return the network in the handle's dtype, unless it was loaded in several that are to stay (`keeps_its_dtypes`).
 
-    Standalone it is on its device too; in ComfyUI the patcher moves it.
+    Also the bytes on the device beside its weights. Standalone it is there too; in ComfyUI the patcher moves it.
     """
     import torch
 
@@ -287,10 +297,9 @@ def _prepared(network: Any, handle: ModelHandle, owner: Host, blocks: BlocksOfNe
         network = network.to(dtype)
     if _is_offloaded(handle):
         if blocks is not None:
-            offload_by_block(network, blocks(network), handle.device)
-            return network
-        return _offloaded(network, handle.device)
-    return network if owner.in_comfyui else network.to(handle.device)
+            return network, keep_blocks_in_main_memory(network, blocks(network), handle.device)
+        return _offloaded(network, handle.device), 0
+    return network if owner.in_comfyui else network.to(handle.device), 0
 
 
 def _differs(network: Any, dtype: Any) -> bool:

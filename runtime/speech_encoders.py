@@ -17,15 +17,24 @@ from .weights import WeightNotFoundError, find_weight
 
 if TYPE_CHECKING:
     from ..core_models.audio.hubert import Hubert
+    from ..core_models.audio.wav2vec2 import Wav2Vec2
     from ..core_models.audio.whisper import Whisper
     from ..core_models.keypoint_diffusion.speech_encoder import MelListener
     from ..core_models.video_types import ACTalkerModels
+    from ..core_models.wan_types import FantasyTalkingModels
 
 HUBERT_LARGE, HUBERT_BASE = "hubert_large", "hubert_base"
 """Systems of the weights manifest: 25 hidden states of width 1024, and 13 of width 768."""
 WHISPER_TINY = "whisper_tiny"
 """System of the weights manifest: 5 hidden states of width 384."""
 WHISPER_ROWS: dict[str, tuple[str, ...]] = {"model.safetensors": (WHISPER_TINY,)}
+"""File, as people know it -> the manifest rows that will do."""
+WAV2VEC2_BASE = "wav2vec2_base_960h"
+"""System of the weights manifest: a last hidden state of width 768."""
+WAV2VEC2_ROWS: dict[str, tuple[str, ...]] = {
+    "model.safetensors": (WAV2VEC2_BASE,),
+    "config.json": (f"{WAV2VEC2_BASE}_config",),
+}
 """File, as people know it -> the manifest rows that will do."""
 POCKET_LISTENER_KIND = "pocket_listener"
 """Name of the pocket model's ear in the shared cache."""
@@ -106,6 +115,38 @@ def _loaded_whisper(handle: ModelHandle) -> Whisper:
     return load_whisper(handle.path, getattr(torch, handle.dtype))
 
 
+def wav2vec2_handle(precision: str = "auto") -> ModelHandle:
+    """Return the handle of wav2vec 2.0 base, whose files are here.
+
+    precision: "auto" is float32. Raises WeightNotFoundError (an OSError) that lists every missing file and the command
+    that fetches them, and ValueError for another precision.
+    """
+    dtype = chosen_precision("float32" if precision == "auto" else precision)
+    paths = found_files(WAV2VEC2_ROWS, WAV2VEC2_BASE, None, _ADVICE)
+    further = [paths["config.json"], *_found_if_here(f"{WAV2VEC2_BASE}_preprocessor")]
+    return ModelHandle(
+        WAV2VEC2_BASE, str(paths["model.safetensors"]), dtype, further_paths=tuple(map(str, further))
+    )
+
+
+@contextmanager
+def wav2vec2_network(handle: ModelHandle | None = None) -> Iterator[Wav2Vec2]:
+    """Give a wav2vec 2.0 from the shared cache, for use in a `with`; None finds the base model.
+
+    Raises what `wav2vec2_handle` and `load_wav2vec2` raise.
+    """
+    with model_cache().use(handle or wav2vec2_handle(), _loaded_wav2vec2) as network:
+        yield network
+
+
+def _loaded_wav2vec2(handle: ModelHandle) -> Wav2Vec2:
+    import torch
+
+    from ..core_models.audio.wav2vec2 import load_wav2vec2
+
+    return load_wav2vec2(handle.path, getattr(torch, handle.dtype), *handle.further_paths)
+
+
 @contextmanager
 def pocket_listener_network() -> Iterator[MelListener]:
     """Give the embedded pocket model's ear from the shared cache, for use in a `with`."""
@@ -117,19 +158,24 @@ def pocket_listener_network() -> Iterator[MelListener]:
 
 
 def wanted_encoder(
-    models: KeypointDiffusionModels | None = None, actalker: ACTalkerModels | None = None
+    models: KeypointDiffusionModels | None = None,
+    actalker: ACTalkerModels | None = None,
+    fantasytalking: FantasyTalkingModels | None = None,
 ) -> str:
     """Return the name of the audio encoder that the connected model needs; the pocket model's without one.
 
     Raises ValueError when two are connected.
     """
-    if actalker is None:
-        return encoder_of(models)
-    if models is not None:
+    if sum(connected is not None for connected in (models, actalker, fantasytalking)) > 1:
         raise ValueError(
-            "two models are to listen: connect either model or actalker to Audio Embedding, and use one for each"
+            "two models are to listen: connect either model or actalker or fantasytalking to Audio Embedding, and use "
+            "one for each"
         )
-    return listening_encoder(actalker)
+    if fantasytalking is not None:
+        from . import fantasytalking_models
+
+        return fantasytalking_models.listening_encoder(fantasytalking)
+    return encoder_of(models) if actalker is None else listening_encoder(actalker)
 
 
 @contextmanager
@@ -138,12 +184,13 @@ def encoder_network(encoder: str, models: KeypointDiffusionModels | None = None)
 
     models: whose encoder, where they bring their own. Raises WeightNotFoundError when it is not here.
     """
-    from ..core_models.audio.embedding import HUBERT, POCKET_LISTENER, WAV2LIP, WHISPER
+    from ..core_models.audio.embedding import HUBERT, POCKET_LISTENER, WAV2LIP, WAV2VEC2, WHISPER
 
     networks = {
         WAV2LIP: lambda: speech_encoder(models),
         HUBERT: hubert_network,
         WHISPER: whisper_network,
+        WAV2VEC2: wav2vec2_network,
         POCKET_LISTENER: pocket_listener_network,
     }
     with networks[encoder]() as network:

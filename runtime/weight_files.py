@@ -17,7 +17,10 @@ SYSTEM_NAMES = {
     "hubert_large": "HuBERT large",
     "hubert_base": "HuBERT base",
     "whisper_tiny": "Whisper tiny",
+    "wav2vec2_base_960h": "wav2vec 2.0",
     "actalker": "ACTalker",
+    "fantasytalking": "FantasyTalking",
+    "wan21_i2v_14b": "Wan 2.1 I2V 14B",
 }
 """Systems as people write them."""
 
@@ -40,9 +43,9 @@ def found_files(
     paths: dict[str, Path] = {}
     missing: list[str] = []
     for index, (part, names) in enumerate(rows.items()):
-        found, damaged = _first_found(names)
+        found, damaged = first_found(names)
         if found is None and download:
-            found = fetch_weight(names[0], _share_of_the_bar(progress, index, len(rows)))
+            found = fetch_weight(names[0], share_of_the_bar(progress, index, len(rows)))
         if found is None:
             missing.append(f"{part} ({'; '.join(damaged)})" if damaged else part)
         else:
@@ -58,7 +61,7 @@ def found_files(
     return paths
 
 
-def _share_of_the_bar(
+def share_of_the_bar(
     progress: Callable[[int, int], None] | None, index: int, files: int
 ) -> Callable[[int, int], None] | None:
     """Return progress of file `index` as a part of one bar over all files, which never goes back."""
@@ -70,8 +73,8 @@ def _share_of_the_bar(
     )
 
 
-def _first_found(names: tuple[str, ...]) -> tuple[Path | None, list[str]]:
-    """Return the path of the first row that is here, and what was found and not taken."""
+def first_found(names: tuple[str, ...]) -> tuple[Path | None, list[str]]:
+    """Return the path of the first of these rows that is here, and what was found and not taken, a sentence each."""
     damaged: list[str] = []
     for name in names:
         try:
@@ -94,24 +97,24 @@ def found_or_explained(
     rows: {part: manifest row}. The rest as for `found_files`, but nothing is fetched while a file is missing that
     cannot be. Raises WeightNotFoundError that names every missing file, where it comes from and where it belongs.
     """
-    found = {part: _first_found((name,)) for part, name in rows.items()}
+    found = {part: first_found((name,)) for part, name in rows.items()}
     paths = {part: path for part, (path, _) in found.items() if path is not None}
     missing = {part: weight_row(rows[part]) for part, (path, _) in found.items() if path is None}
     if download and all(row.source.kind in ("url", "hub") for row in missing.values()):
         for index, (part, row) in enumerate(missing.items()):
-            paths[part] = fetch_weight(row.name, _share_of_the_bar(progress, index, len(missing)))
+            paths[part] = fetch_weight(row.name, share_of_the_bar(progress, index, len(missing)))
         return paths
     if missing:
         damaged = "".join(f" {line}." for _, lines in found.values() for line in lines)
         raise WeightNotFoundError(
-            f"{SYSTEM_NAMES[system]}'s files are not on this computer; missing are\n{_where_from(missing.values())}\n"
+            f"{SYSTEM_NAMES[system]}'s files are not on this computer; missing are\n{where_from(missing.values())}\n"
             f"'talking-portrait weights fetch {system}' (or, once only those are missing that can be fetched, "
             f"'download_if_missing' in {loader}) fetches what can be fetched.{damaged} {advice}"
         )
     return paths
 
 
-def _where_from(rows: Iterable[WeightRow]) -> str:
+def where_from(rows: Iterable[WeightRow]) -> str:
     """Return a line for each source and folder: the files, whence, and whereto."""
     lines: dict[tuple[str, Path], list[str]] = {}
     for row in rows:

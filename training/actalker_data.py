@@ -6,7 +6,6 @@ model is the embedded default's own listener, where the release has Whisper.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -25,8 +24,7 @@ from ..core_models.rendering.mesh import MeshRenderer
 from ..core_models.types import BLENDSHAPE_INDEX, Emotion, FaceMotion, ProgressCallback
 from ..core_models.video_diffusion.actalker.blendshape_motion import SIGNAL_SIZE, motion_signal
 from ..core_models.video_diffusion.actalker.prepared_picture import cut_out, face_square
-from ..core_models.whole_file import renamed_when_whole
-from .clip_file import require_finite
+from .clip_archive import keep_arrays, read_clip_archive, require_boxes, write_clip_archive
 from .made_heads.identity import MadeIdentity, made_identity
 from .made_heads.performance import MadePerformance, made_performances
 from .made_heads.portrait import LARGEST_SIZE, draw_portrait
@@ -113,17 +111,9 @@ class ControlledClip:
             "turn": (np.float32, (count, 2)),
             **dict.fromkeys(("face_box", "mouth_box", "eye_box"), (np.int32, (4,))),
         }
-        for name, (dtype, shape) in expected.items():
-            values = getattr(self, name)
-            if values.shape != shape or values.dtype != dtype:
-                raise ValueError(
-                    f"ControlledClip.{name} is {values.dtype} {values.shape}, expected {np.dtype(dtype)} {shape}"
-                )
-            require_finite(values, name, f"the clip of person {self.identity_seed}")
-            if name.endswith("_box"):
-                _require_box(name, values)
-            if values.flags.writeable:
-                object.__setattr__(self, name, _read_only(values.copy()))
+        keep_arrays(self, expected, f"the clip of person {self.identity_seed}")
+        for name in ("face_box", "mouth_box", "eye_box"):
+            require_boxes(f"ControlledClip.{name}", getattr(self, name), FRAME_SIZE)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -138,19 +128,6 @@ class ControlledClip:
 def heard_rows(count: int) -> int:
     """Return the rows that `count` frames' windows reach over."""
     return HEARD_STRIDE * (count - 1) + HEARD_STEPS
-
-
-def _require_box(name: str, box: np.ndarray) -> None:
-    left, top, right, bottom = box.tolist()
-    if not (0 <= left < right <= FRAME_SIZE and 0 <= top < bottom <= FRAME_SIZE):
-        raise ValueError(
-            f"ControlledClip.{name} is {box.tolist()}, expected left < right and top < bottom in 0..{FRAME_SIZE}"
-        )
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    array.setflags(write=False)
-    return array
 
 
 def embedded_listener() -> TakinADAModel:
@@ -222,16 +199,16 @@ def controlled_clip(
 
     renderer: of the identity's portrait at any size. listener: what hears.
     """
-    motion = _thinned(performance.motion)
+    motion = thinned(performance.motion)
     drawn, points = list(renderer.frames(motion)), renderer.landmarks(motion).astype(np.float64)[..., :2]
     rest = np.asarray(renderer.portrait.landmarks, np.float64)[:, :2]
     square = face_square(rest)
     corner, side = square[:2], square[2]
     points = (points - corner + 0.5) * (FRAME_SIZE / side) - 0.5
     height = float(np.linalg.norm(rest[_FOREHEAD] - rest[_CHIN])) * FRAME_SIZE / side
-    openings = _gaps(points) / height
+    openings = opening_gaps(points) / height
     return ControlledClip(
-        frames=np.stack([_cut(frame, square) for frame in drawn]),
+        frames=np.stack([framed(frame, square) for frame in drawn]),
         heard=heard_by_frames(listener, performance.sound.waveform[0], motion.frame_count),
         motion=motion_signal(motion),
         mouth_opening=openings[:, 2],
@@ -244,7 +221,8 @@ def controlled_clip(
     )
 
 
-def _thinned(motion: FaceMotion) -> FaceMotion:
+def thinned(motion: FaceMotion) -> FaceMotion:
+    """Return every second frame of a motion, at half the rate."""
     names = ("expression", "rotation", "translation", "scale")
     return replace(
         motion,
@@ -253,11 +231,12 @@ def _thinned(motion: FaceMotion) -> FaceMotion:
     )
 
 
-def _cut(frame: np.ndarray, square: tuple[int, int, int]) -> np.ndarray:
+def framed(frame: np.ndarray, square: tuple[int, int, int]) -> np.ndarray:
+    """Return a square of a picture (left, top, side; see `cut_out`) as (64, 64, 3) uint8."""
     return cv2.resize(cut_out(frame, square), (FRAME_SIZE, FRAME_SIZE), interpolation=cv2.INTER_AREA)
 
 
-def _gaps(points: np.ndarray) -> np.ndarray:
+def opening_gaps(points: np.ndarray) -> np.ndarray:
     """Return (N, 3) pixels: how far the lids of both eyes and the lips are apart."""
     gaps = [np.linalg.norm(points[:, one.upper] - points[:, one.lower], axis=1) for one in OPENINGS_478]
     return np.stack(gaps, axis=1).astype(np.float32)
@@ -323,15 +302,7 @@ def write_clips(path: Path, clips: Iterable[ControlledClip]) -> None:
 
     Raises ValueError for no clip, clips of several lengths or another suffix; OSError when it cannot be written.
     """
-    kept = list(clips)
-    if path.suffix.lower() != ".npz":
-        raise ValueError(f"clips are written as .npz, but the name is {path.name!r}")
-    lengths = sorted({len(clip) for clip in kept})
-    if len(lengths) != 1:
-        raise ValueError(f"a file holds clips of one length, but these have {lengths or 'none'} frames")
-    arrays = {name: np.stack([getattr(clip, name) for clip in kept]) for name in _names()}
-    with renamed_when_whole(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, kind=np.array(_KIND), **arrays)
+    write_clip_archive(path, _KIND, clips, _names())
 
 
 def read_clips(path: Path) -> tuple[ControlledClip, ...]:
@@ -340,15 +311,7 @@ def read_clips(path: Path) -> tuple[ControlledClip, ...]:
     400 clips of 3 s take 350 MB. Raises FileNotFoundError, and ValueError for a file that is damaged or of another
     kind.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file of clips {path}")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if "kind" not in archive or str(archive["kind"]) != _KIND:
-                raise ValueError("its kind is another")
-            arrays = {name: _read_only(archive[name]) for name in _names()}
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a whole file of ACTalker clips ({error}): make it again") from error
+    arrays = read_clip_archive(path, _KIND, _names(), "ACTalker clips")
     seeds = arrays.pop("identity_seed").tolist()
     rows = range(len(seeds))
     return tuple(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .actalker_autoencoder import AutoencoderTrainingParameters
+from .autoencoder_training import AutoencoderTrainingParameters
 
 TRAINING_PEOPLE, HELD_OUT_PEOPLE = 200, 16
 CLIPS_EACH, SECONDS = 2, 3.0

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +9,10 @@ import numpy as np
 from diffusers import AutoencoderKLTemporalDecoder
 
 from ..core_models.types import ProgressCallback
-from ..core_models.whole_file import renamed_when_whole
-from .actalker_autoencoder import clips_digest
 from .actalker_data import ControlledClip
 from .actalker_latents import encode_clips
-
-logger = logging.getLogger(__name__)
+from .autoencoder_training import clips_digest
+from .kept_arrays import kept_arrays, network_digest
 
 LATENTS_SUFFIX = ".latents.npz"
 """In place of the .npz of the clips."""
@@ -31,11 +26,7 @@ def latents_path(clips: Path) -> Path:
 
 def latents_digest(clips: Sequence[ControlledClip], autoencoder: AutoencoderKLTemporalDecoder) -> str:
     """Return a SHA-256 of the clips' frames, the autoencoder's weights and its scaling factor."""
-    digest = hashlib.sha256(f"{clips_digest(clips)} {autoencoder.config.scaling_factor!r}".encode())
-    for name, value in sorted(autoencoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return network_digest(autoencoder, f"{clips_digest(clips)} {autoencoder.config.scaling_factor!r}")
 
 
 def kept_latents(
@@ -51,13 +42,11 @@ def kept_latents(
     progress: called with (clips encoded, clips). Raises ValueError for no clips or clips of several lengths, OSError
     when the file cannot be written.
     """
-    kept = _read(path, digest)
-    if kept is not None:
-        return kept
-    latents = _encoded(clips, autoencoder, progress)
-    with renamed_when_whole(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, kind=np.array(_KIND), digest=np.array(digest), latents=latents)
-    return latents
+    names = ("latents",)
+    kept = kept_arrays(
+        path, _KIND, digest, names, lambda: {"latents": _encoded(clips, autoencoder, progress)}
+    )
+    return kept["latents"]
 
 
 def _encoded(
@@ -74,17 +63,3 @@ def _encoded(
         if progress is not None:
             progress(len(latents), len(clips))
     return np.stack(latents)
-
-
-def _read(path: Path, digest: str) -> np.ndarray | None:
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if str(archive["kind"]) == _KIND and str(archive["digest"]) == digest:
-                return archive["latents"]
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        logger.warning("%s cannot be read (%s): it is made anew", path, error)
-        return None
-    logger.info("%s is of other clips or another autoencoder: it is made anew", path)
-    return None

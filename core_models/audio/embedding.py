@@ -20,16 +20,18 @@ if TYPE_CHECKING:
     from ..keypoint_diffusion.speech_encoder import MelListener
     from .hubert import Hubert
     from .wav2lip_encoder import Wav2LipSpeechEncoder
+    from .wav2vec2 import Wav2Vec2
     from .whisper import Whisper
 
 LOG_MEL, WAV2LIP, HUBERT, WHISPER = "log_mel", "wav2lip", "hubert", "whisper"
-POCKET_LISTENER = "pocket_listener"
-ENCODER_NAMES: tuple[str, ...] = (LOG_MEL, WAV2LIP, HUBERT, WHISPER, POCKET_LISTENER)
-"""Encoders that exist so far; wav2vec2 comes with its system."""
+WAV2VEC2, POCKET_LISTENER = "wav2vec2", "pocket_listener"
+ENCODER_NAMES: tuple[str, ...] = (LOG_MEL, WAV2LIP, HUBERT, WHISPER, WAV2VEC2, POCKET_LISTENER)
+"""Encoders that exist."""
 NETWORK_LOADERS: dict[str, str] = {
     WAV2LIP: "load_wav2lip_encoder(path)",
     HUBERT: "load_hubert(folder)",
     WHISPER: "load_whisper(path)",
+    WAV2VEC2: "load_wav2vec2(folder)",
     POCKET_LISTENER: "load_pocket_listener()",
 }
 """Encoders that are networks, and what gives these."""
@@ -41,7 +43,7 @@ SILENT_TAIL_FRAMES = 64
 def embed_audio(
     sound: Sound,
     encoder: str = LOG_MEL,
-    network: Wav2LipSpeechEncoder | Hubert | Whisper | MelListener | None = None,
+    network: Wav2LipSpeechEncoder | Hubert | Whisper | Wav2Vec2 | MelListener | None = None,
     progress: ProgressCallback | None = None,
     layer_weights: torch.Tensor | np.ndarray | None = None,
 ) -> AudioEmbedding:
@@ -55,9 +57,12 @@ def embed_audio(
     hears. layer_weights: (layers,) that add up to 1, for their weighted sum (2 N, 1, width) instead.
     whisper: all hidden states of Whisper's encoder, (2 N, layers, width) at 50 Hz, 5 of width 384 for the tiny model;
     what ACTalker hears. Row i is of the sound around i / 50 s, half a step earlier than elsewhere.
+    wav2vec2: the last hidden state of wav2vec 2.0, (T, 1, 768) at 50 Hz for the base model, T = (n - 400) / 320 + 1
+    rounded down for n samples at 16 kHz; what FantasyTalking hears. Row i is of the sound around (i + 0.625) / 50 s, an
+    eighth of a step later than elsewhere.
     pocket_listener: what the pocket model's own speech encoder makes of log-mel, (2 N, 6, 192) at 50 Hz; what small
     models trained with this package hear, without any download.
-    network: the wav2lip encoder, the HuBERT, the Whisper or the MelListener.
+    network: the wav2lip encoder, the HuBERT, the Whisper, the Wav2Vec2 or the MelListener.
 
     Raises ValueError for an unknown encoder, one whose network is not given, or layer weights for another one.
     """
@@ -79,6 +84,8 @@ def embed_audio(
         rate = STEP_RATE
     elif encoder == WHISPER:
         features, rate = _whisper_features(waveform, sound.duration, network, progress), STEP_RATE
+    elif encoder == WAV2VEC2:
+        features, rate = _wav2vec2_features(waveform, network, progress), STEP_RATE
     elif encoder == POCKET_LISTENER:
         features, rate = _listener_features(waveform, sound.duration, network), STEP_RATE
     else:
@@ -125,6 +132,16 @@ def _whisper_features(
     if not isinstance(network, Whisper):
         raise ValueError(f"the encoder {WHISPER!r} is a Whisper, but a {type(network).__name__} was given")
     return whisper_features(network, waveform, frame_count(duration, VIDEO_FPS), progress)
+
+
+def _wav2vec2_features(
+    waveform: np.ndarray, network: Wav2Vec2, progress: ProgressCallback | None
+) -> torch.Tensor:
+    from .wav2vec2 import Wav2Vec2, wav2vec2_features
+
+    if not isinstance(network, Wav2Vec2):
+        raise ValueError(f"the encoder {WAV2VEC2!r} is a Wav2Vec2, but a {type(network).__name__} was given")
+    return wav2vec2_features(network, waveform, progress=progress)
 
 
 def _listener_features(waveform: np.ndarray, duration: float, network: MelListener) -> torch.Tensor:

@@ -6,18 +6,15 @@ Step i is centred on (i + 0.5) / 50 s. HuBERT's convolutions hear 400 samples fo
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import HubertConfig, HubertModel
 
-from ..strict_loading import KeyTable, load_strict
+from ..strict_loading import load_strict
 from ..types import ProgressCallback
 from .listening_windows import (
     STEP_SAMPLES,
@@ -28,34 +25,24 @@ from .listening_windows import (
     step_count,
 )
 from .mel import SAMPLE_RATE
+from .waveform_networks import (
+    CONFIG_FILE,
+    HEARD_SAMPLES,
+    LONG_CLIP_WINDOWS,
+    MASKED_STEPS,
+    PREPROCESSOR_FILE,
+    WHOLE_CLIP_STEPS,
+    normalised,
+    position_names,
+    read_config,
+    wants_normalised_sound,
+    weight_file,
+)
 
-HEARD_SAMPLES = 400
-"""Samples that one step hears."""
 SIDE_SAMPLES = (HEARD_SAMPLES - STEP_SAMPLES) // 2
 """Of those, the ones before and after the step's own."""
-VARIANCE_FLOOR = 1e-7
-"""Added to the variance of a sound before it is divided by its root, as the published feature extractor does."""
-
-WHOLE_CLIP_STEPS = 900
-"""Up to 18 s are heard at once; HuBERT was trained on up to 15.6 s."""
-LONG_CLIP_WINDOWS = ListeningWindows(block_steps=500, behind_steps=200, ahead_steps=200)
-"""How longer sound is heard: 10 s at a time, with 4 s on either side.
-
-Attention reaches no further than that, and group norm (base) takes its statistics from the window.
-"""
-
-CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Names of the weights in a model's folder, the one that is taken first."""
-
-_POSITIONS = "encoder.pos_conv_embed.conv."
-_WEIGHT_NORM_NAMES = (
-    ("weight_g", "parametrizations.weight.original0"),
-    ("weight_v", "parametrizations.weight.original1"),
-)
-"""The size and direction of that convolution's weights, as older and newer PyTorch name them."""
-_TRAINING_ONLY: KeyTable = {"masked_spec_embed": None}
-"""What training puts in place of masked steps."""
+NAME = "HuBERT"
+"""What messages call the model."""
 
 
 class Hubert(nn.Module):
@@ -103,81 +90,15 @@ def load_hubert(
     Raises FileNotFoundError naming what is missing, ValueError for a configuration of another kind of model, and what
     `load_strict` raises.
     """
-    weights = _weight_file(Path(folder_or_file))
-    config = _read_config(Path(config_file or weights.with_name(CONFIG_FILE)))
+    weights = weight_file(Path(folder_or_file), NAME)
+    config = read_config(Path(config_file or weights.with_name(CONFIG_FILE)), HubertConfig, NAME)
     with torch.device("meta"):
         network = HubertModel(config)
-    table = {**_TRAINING_ONLY, **_position_names(network)}
+    table = {MASKED_STEPS: None, **position_names(network)}
     network = load_strict(lambda: network, weights, table, dtype).requires_grad_(False)
     preprocessor = Path(preprocessor_file or weights.with_name(PREPROCESSOR_FILE))
-    return Hubert(network, _normalises(preprocessor, config)).eval()
-
-
-def _weight_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for name in WEIGHT_FILES:
-        if (path / name).is_file():
-            return path / name
-    raise FileNotFoundError(f"{path} holds no HuBERT weights: there is no {' or '.join(WEIGHT_FILES)} in it")
-
-
-def _read_config(path: Path) -> HubertConfig:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no {path}: HuBERT's configuration, which is published beside the weights"
-        )
-    content = _read_json(path)
-    if content.get("model_type") != "hubert":
-        raise ValueError(f"{path} is of a model of type {content.get('model_type')!r}, expected 'hubert'")
-    try:
-        config = HubertConfig.from_dict({**content, "mask_time_prob": 0.0, "mask_feature_prob": 0.0})
-    except Exception as error:
-        raise ValueError(f"{path} is not a configuration of HuBERT: {error}") from error
-    hop, heard = _step_and_field(config)
-    if (hop, heard) != (STEP_SAMPLES, HEARD_SAMPLES):
-        raise ValueError(
-            f"{path}: the convolutions hear {heard} samples every {hop}, expected {HEARD_SAMPLES} every {STEP_SAMPLES}"
-        )
-    return config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): delete it and fetch it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}, expected an object: fetch it again")
-    return content
-
-
-def _step_and_field(config: HubertConfig) -> tuple[int, int]:
-    """Return the samples from one step to the next, and those that a step hears."""
-    hop, heard = 1, 1
-    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
-        heard += (kernel - 1) * hop
-        hop *= stride
-    return hop, heard
-
-
-def _position_names(network: HubertModel) -> KeyTable:
-    """Return the table that brings either spelling of the weight norm to the one that this PyTorch uses."""
-    own = network.state_dict()
-    return {
-        _POSITIONS + name: _POSITIONS + next((other for other in pair if _POSITIONS + other in own), name)
-        for pair in _WEIGHT_NORM_NAMES
-        for name in pair
-    }
-
-
-def _normalises(path: Path, config: HubertConfig) -> bool:
-    if not path.is_file():
-        return config.feat_extract_norm == "layer"
-    found = _read_json(path).get("do_normalize", True)
-    if not isinstance(found, bool):
-        raise ValueError(f"{path}: do_normalize is {found!r}, expected true or false")
-    return found
+    untold = config.feat_extract_norm == "layer"
+    return Hubert(network, wants_normalised_sound(preprocessor, untold)).eval()
 
 
 def hidden_states(
@@ -224,14 +145,6 @@ def window_encoder(hubert: Hubert, layer_weights: Tensor | np.ndarray | None = N
         return _states(hubert, normalised(window) if hubert.normalises else window, shares)
 
     return encode
-
-
-def normalised(waveform: np.ndarray) -> np.ndarray:
-    """Return samples (n,) float32 with mean 0 and variance 1; silence stays silent."""
-    if len(waveform) == 0:
-        return waveform
-    mean, variance = waveform.mean(dtype=np.float64), waveform.var(dtype=np.float64)
-    return ((waveform - mean) / math.sqrt(variance + VARIANCE_FLOOR)).astype(np.float32)
 
 
 def _states(hubert: Hubert, window: np.ndarray, shares: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Gates of signals written as text: over time, and several settings one after the other."""
+"""Gates and intensities written as text: over time, and several settings one after the other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from ..video_types import Gate
 
 _KEYFRAME_HELP = "write 'seconds: gate' with commas between, such as '0: 1, 2.5: 0'"
 _LINE_HELP = "write the audio gate and the motion gate of each clip on a line of its own, such as '1 0.5'"
+_INTENSITY_HELP = (
+    "write each clip's intensity on a line of its own, such as '0.5', or of face and body, as '0.8 0.3'"
+)
 
 
 def gate_from_keyframes(text: str) -> Gate:
@@ -32,12 +35,16 @@ def _keyframe(text: str) -> tuple[float, float]:
 
 
 def _gate(text: str, where: str, advice: str) -> float:
+    return _number(text, "gate", where, advice)
+
+
+def _number(text: str, what: str, where: str, advice: str) -> float:
     try:
         value = float(text)
     except ValueError as error:
-        raise ValueError(f"the gate {text.strip()!r} in {where!r} is not a number: {advice}") from error
+        raise ValueError(f"the {what} {text.strip()!r} in {where!r} is not a number: {advice}") from error
     if not 0 <= value <= 1:
-        raise ValueError(f"the gate in {where!r} is {value:g}, expected 0 to 1")
+        raise ValueError(f"the {what} in {where!r} is {value:g}, expected 0 to 1")
     return value
 
 
@@ -52,12 +59,26 @@ def gates_of_lines(text: str) -> tuple[list[float], list[float], list[str]]:
     Empty lines are left out; the two may have a comma between. Raises ValueError for a text without lines, a line of
     other than two numbers, or a gate outside 0..1.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"there are no gates: {_LINE_HELP}")
-    pairs = [_pair(line) for line in lines]
+    pairs = [_pair(line) for line in _lines(text, "gates", _LINE_HELP)]
     audio, motion = (list(column) for column in zip(*pairs, strict=True))
     return audio, motion, [f"audio {heard:g}, motion {moved:g}" for heard, moved in pairs]
+
+
+def intensities_of_lines(text: str) -> tuple[list[tuple[float, float]], list[str]]:
+    """Return the intensities (face, body) and a label of each line of a text, such as "0.8 0.3", or "0.5" for both.
+
+    Empty lines are left out; the two may have a comma between. Raises ValueError for a text without lines, a line of
+    other than one or two numbers, or one outside 0..1.
+    """
+    pairs = [_intensities(line) for line in _lines(text, "intensities", _INTENSITY_HELP)]
+    return pairs, [_label(face, body) for face, body in pairs]
+
+
+def _lines(text: str, what: str, advice: str) -> list[str]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"there are no {what}: {advice}")
+    return lines
 
 
 def _pair(line: str) -> tuple[float, float]:
@@ -65,3 +86,15 @@ def _pair(line: str) -> tuple[float, float]:
     if len(words) != 2:
         raise ValueError(f"cannot read the gates {line!r}: {_LINE_HELP}")
     return _gate(words[0], line, _LINE_HELP), _gate(words[1], line, _LINE_HELP)
+
+
+def _intensities(line: str) -> tuple[float, float]:
+    words = line.replace(",", " ").split()
+    if len(words) not in (1, 2):
+        raise ValueError(f"cannot read the intensities {line!r}: {_INTENSITY_HELP}")
+    values = [_number(word, "intensity", line, _INTENSITY_HELP) for word in words]
+    return values[0], values[-1]
+
+
+def _label(face: float, body: float) -> str:
+    return f"intensity {face:g}" if face == body else f"face {face:g}, body {body:g}"

@@ -19,14 +19,14 @@ from .primitives import (
     PrimitiveString,
     PrimitiveStringMultiline,
 )
-from .sounds import LoadAudio, PreviewAudio, SaveAudio
+from .sounds import LoadAudio, PreviewAudio, SaveAudio, TrimAudioDuration
 from .videos import CreateVideo, GetVideoComponents, LoadVideo, SaveVideo
 
 CORE_NODES: dict[str, type] = {
     node_class.__name__: node_class
     for node_class in (
         *(LoadImage, LoadImageMask, SaveImage, PreviewImage, ImageBatch, RepeatImageBatch, ImageScaleBy),
-        *(LoadAudio, SaveAudio, PreviewAudio),
+        *(LoadAudio, SaveAudio, PreviewAudio, TrimAudioDuration),
         *(LoadVideo, GetVideoComponents, CreateVideo, SaveVideo),
         *(PrimitiveInt, PrimitiveFloat, PrimitiveString, PrimitiveStringMultiline, PrimitiveBoolean),
     )

@@ -37,6 +37,43 @@ class LoadAudio:
         return (sound_to_comfy(decode_sound(input_path(audio))),)
 
 
+class TrimAudioDuration:
+    """A part of a sound."""
+
+    CATEGORY = "audio"
+    RETURN_TYPES = ("AUDIO",)
+    FUNCTION = "trim"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        furthest = float(0xFFFFFFFFFFFFFFFF)
+        start = {"default": 0.0, "min": -furthest, "max": furthest, "step": 0.01}
+        duration = {"default": 60.0, "min": 0.0, "step": 0.01}
+        return {
+            "required": {
+                "audio": ("AUDIO",),
+                "start_index": ("FLOAT", start),
+                "duration": ("FLOAT", duration),
+            }
+        }
+
+    def trim(self, audio: dict[str, Any], start_index: float, duration: float) -> tuple[dict[str, Any]]:
+        """Return at most `duration` seconds from `start_index`, which counts from the end when it is negative.
+
+        Raises ValueError when nothing remains.
+        """
+        waveform, rate = audio["waveform"], audio["sample_rate"]
+        length, first = waveform.shape[-1], round(start_index * rate)
+        first = max(0, min(first + (length if start_index < 0 else 0), length - 1))
+        last = max(0, min(first + round(duration * rate), length))
+        if first >= last:
+            raise ValueError(
+                f"nothing remains of {length / rate:g} s of sound: start_index is {start_index:g} s, duration "
+                f"{duration:g} s"
+            )
+        return ({"waveform": waveform[..., first:last], "sample_rate": rate},)
+
+
 class SaveAudio:
     """FLAC files in the output folder, with the graph inside."""
 

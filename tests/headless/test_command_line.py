@@ -95,7 +95,7 @@ def test_errors_are_one_line(graph_file, arguments, message, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"1": {"class_type": "NoSuchNode", "inputs": {}}}, "node NoSuchNode does not exist"),
+        ({"1": {"class_type": "NoSuchNode", "inputs": {}}}, "unknown node types: NoSuchNode (node 1)"),
         ({"2": {"class_type": "SaveImage", "inputs": {"images": ["2", 0]}}}, "an output 0 of node 2"),
         (
             {"2": {"class_type": "SaveImage", "inputs": {"images": ["1", 1], "filename_prefix": "x"}}},

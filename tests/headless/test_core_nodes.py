@@ -176,6 +176,28 @@ def test_preview_of_sound_goes_to_the_temporary_folder(tone, folders):
     assert (folders / "temp" / reference["filename"]).is_file()
 
 
+class TestTrimAudioDuration:
+    @pytest.mark.parametrize(
+        ("start", "duration", "expected"),
+        [
+            (0.0, 0.25, slice(0, 4000)),
+            (0.1, 0.1, slice(1600, 3200)),
+            (-0.1, 60.0, slice(6400, 8000)),
+            (-9.0, 0.1, slice(0, 1600)),
+            (9.0, 1.0, slice(7999, 8000)),
+        ],
+    )
+    def test_takes_a_part(self, tone, start, duration, expected):
+        audio = sound_to_comfy(tone)
+        (part,) = CORE_NODES["TrimAudioDuration"]().trim(audio, start, duration)
+        assert part["sample_rate"] == 16000
+        assert torch.equal(part["waveform"], audio["waveform"][..., expected])
+
+    def test_nothing_is_an_error(self, tone):
+        with pytest.raises(ValueError, match=r"nothing remains of 0\.5 s of sound"):
+            CORE_NODES["TrimAudioDuration"]().trim(sound_to_comfy(tone), 0.0, 0.0)
+
+
 def frames(count):
     return [np.full((32, 48, 3), 40 + 20 * index, np.uint8) for index in range(count)]
 

@@ -125,3 +125,28 @@ def actalker_graph(small_actalker_folder, nodes, made_portrait):
     from .actalker_graph import Graph
 
     return Graph(nodes, made_portrait)
+
+
+@pytest.fixture(scope="module")
+def small_fantasytalking_folder(tmp_path_factory):
+    """A models folder with two small FantasyTalkings, mine and hearing.safetensors, for one module."""
+    from .fantasytalking_graph import small_fantasytalking_here
+
+    with small_fantasytalking_here(tmp_path_factory.mktemp("models")) as folder:
+        yield folder
+
+
+@pytest.fixture
+def fantasytalking_graph(small_fantasytalking_folder, nodes, made_portrait):
+    """The nodes of a FantasyTalking clip, on the model with all branches and that portrait."""
+    from .fantasytalking_graph import Graph
+
+    return Graph(nodes, made_portrait)
+
+
+@pytest.fixture
+def hearing_graph(small_fantasytalking_folder, nodes, made_portrait):
+    """The same on the model that has only the branches of the release."""
+    from .fantasytalking_graph import Graph
+
+    return Graph(nodes, made_portrait, "hearing.safetensors")

@@ -8,33 +8,28 @@ import numpy as np
 import pytest
 from talking_portrait.core_models.audio.frame_clock import exact_rate, sample_count
 
-ROOT = Path(__file__).resolve().parents[2]
-WORKFLOWS = (
-    *("audio_only", "combined", "emotion", "expression_edit", "video_edit", "motion_only"),
-    *("kdtalker_audio_only", "kdtalker_driven_pose", "emotion_grid"),
-    *("actalker_audio", "actalker_motion", "actalker_combined", "actalker_gates"),
-)
+from .shipped_workflows import DRAWN_ONLY, ROOT, RUNNABLE, WORKFLOWS, api_form, known_nodes, ui_form
+
 NEED_DETECTOR = ("combined", "video_edit", "motion_only", "kdtalker_audio_only", "kdtalker_driven_pose")
 SILENT = ("expression_edit", "motion_only", "actalker_motion")
+FANTASYTALKING = ("fantasytalking_audio", "fantasytalking_intensity", "fantasytalking_long")
 ACTALKER = ("actalker_audio", "actalker_motion", "actalker_combined", "actalker_gates")
-ACTALKER_SECONDS, ACTALKER_STEPS = 0.5, 2
+ACTALKER_SECONDS, FEW_STEPS = 0.5, 2
 """Of what the tests run: the wires and the lengths are what they look at."""
 USE_RENDERER = (
     *("combined", "expression_edit", "video_edit", "motion_only"),
     *("kdtalker_audio_only", "kdtalker_driven_pose"),
 )
 """Those in which LivePortrait can be chosen in place of the mesh."""
-DRAWN_ONLY = ("MarkdownNote", "Note")
 
+SMALL_MODELS = {
+    **dict.fromkeys(ACTALKER, "actalker_pocket"),
+    **dict.fromkeys(FANTASYTALKING, "fantasytalking_pocket"),
+}
+"""Workflow -> the embedded model that it needs."""
+
+each_runnable = pytest.mark.parametrize("name", RUNNABLE)
 each_workflow = pytest.mark.parametrize("name", WORKFLOWS)
-
-
-def ui_form(name: str) -> dict:
-    return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def api_form(name: str) -> dict:
-    return json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def test_every_file_has_its_other_form():
@@ -45,13 +40,12 @@ def test_every_file_has_its_other_form():
 
 @each_workflow
 def test_api_form_fits_the_live_schemas(name):
-    from talking_portrait.headless.registry import node_classes
     from talking_portrait.headless.validation import validate_graph
 
-    graph = api_form(name)
-    validate_graph(graph, node_classes()).raise_if_failed(graph)
+    graph, classes = api_form(name), known_nodes()
+    validate_graph(graph, classes).raise_if_failed(graph)
     for node_id, node in graph.items():
-        types = node_classes()[node["class_type"]].INPUT_TYPES()
+        types = classes[node["class_type"]].INPUT_TYPES()
         declared = {**types.get("required", {}), **types.get("optional", {})}
         assert set(node["inputs"]) <= set(declared), f"node {node_id} sets inputs that do not exist"
         assert set(types.get("required", {})) <= set(node["inputs"])
@@ -60,12 +54,25 @@ def test_api_form_fits_the_live_schemas(name):
 @each_workflow
 def test_both_forms_are_one_graph(name):
     from talking_portrait.headless.conversion import convert_to_api
-    from talking_portrait.headless.registry import local_definitions
+    from talking_portrait.headless.graph import input_specifications
 
     def content(graph: dict) -> dict:
         return {key: (node["class_type"], node["inputs"]) for key, node in graph.items()}
 
-    assert content(convert_to_api(ui_form(name), local_definitions())) == content(api_form(name))
+    definitions = {kind: input_specifications(node_class) for kind, node_class in known_nodes().items()}
+    assert content(convert_to_api(ui_form(name), definitions)) == content(api_form(name))
+
+
+@each_workflow
+def test_the_ui_form_draws_what_the_nodes_have(name):
+    """Every socket is there with its type, so that the page has nothing to add."""
+    classes = known_nodes()
+    for node in ui_form(name)["nodes"]:
+        if node["type"] not in DRAWN_ONLY:
+            outputs = [(output["name"], output["type"]) for output in node["outputs"]]
+            node_class = classes[node["type"]]
+            names = getattr(node_class, "RETURN_NAMES", node_class.RETURN_TYPES)
+            assert outputs == list(zip(names, node_class.RETURN_TYPES, strict=True)), node["type"]
 
 
 @each_workflow
@@ -129,7 +136,7 @@ def test_needs_no_face_detector(name):
 
 
 def shortened(graph: dict, patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Let ACTalker's workflows make a short clip in few steps, of the demo speech's beginning."""
+    """Let a workflow of ACTalker make a short clip in few steps, of the demo speech's beginning."""
     from talking_portrait.core_models.audio.decode import decode_sound
     from talking_portrait.runtime import input_files
 
@@ -141,7 +148,7 @@ def shortened(graph: dict, patch: pytest.MonkeyPatch, folder: Path) -> None:
         file.setframerate(sound.sample_rate)
         file.writeframes(cut.tobytes())
     patch.setattr(input_files, "DEMO_SPEECH_FILE", folder / "short.wav")
-    graph["30"]["inputs"]["steps"] = ACTALKER_STEPS
+    graph["30"]["inputs"]["steps"] = FEW_STEPS
     if "19" in graph:
         graph["19"]["inputs"]["duration"] = ACTALKER_SECONDS
 
@@ -165,8 +172,9 @@ def finished_run(tmp_path_factory, request):
     def run(name: str) -> tuple:
         if name not in SILENT and not EMBEDDED_POCKET.is_file():
             pytest.skip("the pocket model has not been trained yet")
-        if name in ACTALKER and not EMBEDDED_POCKET.with_name("actalker_pocket.safetensors").is_file():
-            pytest.skip("ACTalker's pocket model has not been trained yet")
+        model = SMALL_MODELS.get(name)
+        if model is not None and not EMBEDDED_POCKET.with_name(f"{model}.safetensors").is_file():
+            pytest.skip(f"{model} has not been trained yet")
         bundle = request.getfixturevalue("face_bundle") if name in NEED_DETECTOR else None
         if name not in runs:
             folder = tmp_path_factory.mktemp(name)
@@ -177,6 +185,8 @@ def finished_run(tmp_path_factory, request):
                 patch.setenv("TALKING_PORTRAIT_MODELS", str(bundle.parent) if bundle else "")
                 if name in ACTALKER:
                     shortened(graph, patch, folder)
+                if name in FANTASYTALKING:
+                    graph["38"]["inputs"]["steps"] = FEW_STEPS
                 report = GraphExecutor(node_classes()).run(graph, ui_form(name))
             (saved,) = report.ui["10"]["images"]
             runs[name] = report, folder / saved["subfolder"] / saved["filename"]
@@ -185,7 +195,7 @@ def finished_run(tmp_path_factory, request):
     return run
 
 
-@each_workflow
+@each_runnable
 def test_runs_with_nothing_uploaded(name, finished_run):
     """The whole line, and that frames, rate and sound agree exactly: on the wires and in the file."""
     from talking_portrait.core_models.media_container import open_media, read_metadata
@@ -299,3 +309,31 @@ def test_the_gates_are_four_clips_of_one_length(finished_run):
     for first in range(4):
         for second in range(first):
             assert float((latents[first] - latents[second]).abs().max()) > 0
+
+
+def test_intensities_are_clips_of_one_length(finished_run):
+    report, _ = finished_run("fantasytalking_intensity")
+    latents = [latent["samples"] for latent in report.values["38"][0]]
+    assert report.values["40"][1] == ["intensity 0.1", "intensity 0.5", "intensity 1"]
+    chosen = [intensity.mean(1.0) for intensity in report.values["40"][0]]
+    np.testing.assert_allclose(chosen, [(0.1, 0.1), (0.5, 0.5), (1, 1)], atol=1e-6)
+    assert [tuple(one.shape) for one in latents] == [(1, 16, 10, 8, 8)] * 3
+    assert report.values["38"][2] == [37] * 3
+
+
+def test_the_long_clip_takes_several_windows(finished_run):
+    from talking_portrait.core_models.video_diffusion.fantasytalking.long_windows import ledger
+    from talking_portrait.core_models.video_diffusion.wan.frame_rules import latent_frames
+    from talking_portrait.runtime.fantasytalking_models import parameters_of
+
+    report, _ = finished_run("fantasytalking_long")
+    inputs, defaults = (
+        api_form("fantasytalking_long")["38"]["inputs"],
+        parameters_of(report.values["36"][0][0]).defaults,
+    )
+    assert report.values["38"][2] == [88], "7 s at 12.5 frames per second, neither stretched nor cut"
+    assert inputs["window"] == defaults.window
+    latents = report.values["38"][0][0]["samples"].shape[2]
+    assert latents == latent_frames(89)
+    windows = ledger(latents, latent_frames(inputs["window"]), inputs["overlap"]).windows
+    assert len(windows) > 2

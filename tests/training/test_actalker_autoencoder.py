@@ -18,13 +18,10 @@ from talking_portrait.core_models.video_diffusion.autoencoder import (
 )
 from talking_portrait.training import actalker_autoencoder as made
 from talking_portrait.training import actalker_latents as latents_of
-from talking_portrait.training.actalker_autoencoder import (
-    SMALL_AUTOENCODER,
-    AutoencoderBatch,
-    AutoencoderTrainer,
-    AutoencoderTrainingParameters,
-)
+from talking_portrait.training import autoencoder_training as shared
+from talking_portrait.training.actalker_autoencoder import SMALL_AUTOENCODER, AutoencoderTrainer
 from talking_portrait.training.actalker_data import ControlledClip, heard_rows
+from talking_portrait.training.autoencoder_training import AutoencoderBatch, AutoencoderTrainingParameters
 from talking_portrait.training.kdtalker_run import TrainingDivergedError
 from talking_portrait.training.perceptual_features import RandomFeatures
 from talking_portrait.training.stepwise_training import fit
@@ -111,18 +108,18 @@ class TestFrames:
 
 class TestBatches:
     def test_a_step_has_its_own_batch(self):
-        first, again, other = (made.drawn_batch(CLIPS, RECIPE, step) for step in (0, 0, 1))
+        first, again, other = (shared.drawn_batch(CLIPS, RECIPE, step) for step in (0, 0, 1))
         assert torch.equal(first.pictures, again.pictures)
         assert not torch.equal(first.pictures, other.pictures)
         assert first.pictures.shape == (4, 3, 64, 64)
 
     def test_frames_stand_alone_first_and_in_a_row_later(self):
-        alone, rows = (made.drawn_batch(CLIPS, RECIPE, step) for step in (1, 2))
+        alone, rows = (shared.drawn_batch(CLIPS, RECIPE, step) for step in (1, 2))
         assert (alone.frames, rows.frames) == (1, 2)
         assert len(alone.pictures) == len(rows.pictures) == 4
 
     def test_weights_are_one_on_average_and_more_at_mouth_and_eyes(self):
-        weights = made.region_weights(CLIPS[0], 3.0)[0, 0]
+        weights = shared.region_weights(CLIPS[0], 3.0)[0, 0]
         assert weights.mean() == pytest.approx(1)
         assert weights[44, 30] == pytest.approx(4 * float(weights[0, 0]))
         assert weights[22, 20] == weights[44, 30]
@@ -130,11 +127,11 @@ class TestBatches:
 
     def test_clips_that_are_too_short_are_refused(self):
         with pytest.raises(ValueError, match="a clip has 4 frames, but 9"):
-            made.drawn_batch(CLIPS, replace(RECIPE, frames=9), 3)
+            shared.drawn_batch(CLIPS, replace(RECIPE, frames=9), 3)
 
 
 class TestLosses:
-    def losses(self, made_picture: torch.Tensor, wanted: torch.Tensor) -> made.AutoencoderLosses:
+    def losses(self, made_picture: torch.Tensor, wanted: torch.Tensor) -> shared.AutoencoderLosses:
         class Answer(nn.Module):
             def encode(self, pictures):
                 self.latent_dist = made_distribution(pictures)
@@ -200,7 +197,7 @@ class TestTraining:
 
     def test_the_rate_rises_and_falls_to_zero(self):
         recipe = replace(RECIPE, steps=100, warmup=9)
-        rates = [made.learning_rate_at(step, recipe) for step in range(100)]
+        rates = [shared.learning_rate_at(step, recipe) for step in range(100)]
         assert rates[0] == pytest.approx(recipe.learning_rate / 10)
         assert np.argmax(rates) == 9
         assert rates[-1] < 0.001 * recipe.learning_rate

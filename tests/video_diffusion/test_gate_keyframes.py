@@ -6,6 +6,7 @@ from talking_portrait.core_models.video_diffusion.gate_keyframes import (
     chosen_gate,
     gate_from_keyframes,
     gates_of_lines,
+    intensities_of_lines,
 )
 
 
@@ -62,3 +63,25 @@ def test_lines_are_settings():
 def test_bad_lines(text, message):
     with pytest.raises(ValueError, match=message):
         gates_of_lines(text)
+
+
+def test_lines_are_intensities_of_both_or_of_each():
+    assert intensities_of_lines("0.1\n\n 1 \n0.8, 0.3\n") == (
+        [(0.1, 0.1), (1.0, 1.0), (0.8, 0.3)],
+        ["intensity 0.1", "intensity 1", "face 0.8, body 0.3"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n", "there are no intensities: write each clip's"),
+        ("0.1 0.2 0.3", "cannot read the intensities '0.1 0.2 0.3'"),
+        ("1.5", "the intensity in '1.5' is 1.5, expected 0 to 1"),
+        ("nan", "expected 0 to 1"),
+        ("high", "the intensity 'high' in 'high' is not a number"),
+    ],
+)
+def test_bad_intensities(text, message):
+    with pytest.raises(ValueError, match=message):
+        intensities_of_lines(text)

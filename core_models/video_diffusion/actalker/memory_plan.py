@@ -18,6 +18,7 @@ from torch import nn
 from ...ssm.masked_ssm import DIRECTIONS, EXPANSION, STATE_SIZE, rows_at_once
 from ..autoencoder import VideoAutoencoderParameters, new_video_autoencoder
 from ..frame_coding import PUBLISHED_CHUNK
+from ..memory_sizes import FLOAT32_BYTES, RESERVE_SHARE, STREAMED_PLACES, gigabytes, number_count
 from .choices import picture_multiple
 from .condition_projections import IDENTITY_TOKENS
 from .controlled_transformer import JOINT, NO_LAYER
@@ -27,9 +28,6 @@ from .unet import ACTalkerUNet, UNetParameters
 
 DECODE_CHUNKS = (PUBLISHED_CHUNK, 5, 2, 1)
 """Frames decoded together, from the fastest to what needs least memory."""
-RESERVE_SHARE = 0.1
-"""Beside what is computed: workspaces of convolutions and what the allocator cannot hand out, as a share of it."""
-FLOAT32_BYTES = 4
 LOOP_COPIES = 6
 """Of a clip's latents in the sampling loop: noise, latents before and after, their sum, and what adds to it."""
 FEED_FORWARD_COPIES = 22
@@ -73,9 +71,9 @@ class ClipSize:
 class MemoryEstimate:
     """Bytes that a clip takes, each part by itself.
 
-    weights: of all of ACTalker's. weights_by_block: of what stays on the device and the largest block of the UNet.
-    autoencoder: its weights. activations: of one stream of one window. conditions: latents and conditions of the clip.
-    encoding: of the picture. decoding: of one frame; they add up.
+    weights: of all of ACTalker's. weights_by_block: of what stays on the device and two places of the UNet's largest
+    block. autoencoder: its weights. activations: of one stream of one window. conditions: latents and conditions of the
+    clip. encoding: of the picture. decoding: of one frame; they add up.
     """
 
     weights: int
@@ -129,11 +127,6 @@ class MemoryPlan:
             f"{self.dtype}, {kept}; activations {gigabytes(e.activations)} a stream, {streams} at a time; decoding "
             f"{chunk} at a time; {gigabytes(self.needed_bytes)} of {gigabytes(self.free_bytes)} free"
         )
-
-
-def gigabytes(count: int) -> str:
-    """Return bytes in words."""
-    return f"{count / 1e9:.1f} GB"
 
 
 def plan_for(
@@ -289,20 +282,16 @@ def weight_counts(parameters: ACTalkerParameters) -> tuple[int, int]:
     """Return how many numbers the model holds, and how many of them are on the device when offloaded by block."""
     with torch.device("meta"):
         model = ACTalkerModel(parameters)
-    blocks = [_count(block) for block in offloadable_blocks(model.unet)]
-    whole = _count(model)
-    return whole, whole - sum(blocks) + max(blocks)
+    blocks = [number_count(block) for block in offloadable_blocks(model.unet)]
+    whole = number_count(model)
+    return whole, whole - sum(blocks) + STREAMED_PLACES * max(blocks)
 
 
 @functools.cache
 def autoencoder_count(parameters: VideoAutoencoderParameters) -> int:
     """Return how many numbers the autoencoder holds."""
     with torch.device("meta"):
-        return _count(new_video_autoencoder(parameters))
-
-
-def _count(module: nn.Module) -> int:
-    return sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
+        return number_count(new_video_autoencoder(parameters))
 
 
 def activation_bytes(

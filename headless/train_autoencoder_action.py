@@ -1,0 +1,125 @@
+"""The action `autoencoder` of the training commands: a small video autoencoder, from clips to its weight file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..runtime.host import host
+from .training_options import (
+    RUN_NUMBERS,
+    add_run_options,
+    given,
+    option_of,
+    prepared_device,
+    require_at_least_one,
+    require_given_alike,
+    require_new_run,
+)
+
+if TYPE_CHECKING:
+    from ..training.autoencoder_training import AutoencoderTrainingParameters, VideoAutoencoderTrainer
+
+AUTOENCODER_FILE = "autoencoder.safetensors"
+"""In the autoencoder's run, written when its command ends."""
+_WHOLE = ("steps", "batch_clips", "frames", "warmup", "seed")
+_RECIPE = (
+    *_WHOLE,
+    "alone_share",
+    "learning_rate",
+    "weight_decay",
+    "clip_norm",
+    "colour_range",
+    "region_weight",
+    "feature_weight",
+    "divergence_weight",
+)
+
+
+class AutoencoderTraining(NamedTuple):
+    """One system's training. sizes: of the network. recipe: where nothing else is said. read_clips: of a file.
+
+    export: writes a trainer's autoencoder to a file, in float16 if asked.
+    """
+
+    trainer: type[VideoAutoencoderTrainer]
+    sizes: Any
+    recipe: AutoencoderTrainingParameters
+    read_clips: Callable[[Path], Sequence[Any]]
+    export: Callable[[Any, Path, bool], None]
+
+
+def add_autoencoder_action(
+    actions: argparse._SubParsersAction, training: Callable[[], AutoencoderTraining]
+) -> None:
+    """Add `autoencoder` to a command's actions. training: what is trained, asked for when it runs."""
+    parser = actions.add_parser("autoencoder", help="train the small video autoencoder and write its file")
+    parser.add_argument("--clips", type=Path, required=True, metavar="X.npz", help="what it learns from")
+    parser.add_argument("--half", action="store_true", help="the file in float16: half as large")
+    for name in _RECIPE:
+        parser.add_argument(option_of(name), type=int if name in _WHOLE else float, metavar="N")
+    parser.add_argument("--precision", help="float32 or bfloat16 (products only)")
+    add_run_options(parser, checkpoint_every=200, log_every=100)
+    parser.set_defaults(action=lambda options: train_autoencoder(options, training()))
+
+
+def train_autoencoder(options: argparse.Namespace, training: AutoencoderTraining) -> int:
+    """Train, or go on, write the weight file as it is then, and its path to stdout."""
+    from ..training.checkpoint_file import CHECKPOINT_FILE, remove_unfinished
+    from ..training.kdtalker_run import only_process
+    from ..training.stepwise_training import fit
+
+    device = prepared_device(options)
+    require_at_least_one(options, RUN_NUMBERS)
+    checkpoint, target = options.out / CHECKPOINT_FILE, options.out / AUTOENCODER_FILE
+    make = _continued if options.resume else _begun
+    trainer = make(checkpoint, options, training, device)
+    with only_process(options.out):
+        remove_unfinished(options.out)
+        fit(
+            trainer,
+            checkpoint,
+            options.checkpoint_every,
+            options.log_every,
+            host().progress(1).update,
+            options.until,
+        )
+        training.export(trainer, target, options.half)
+    sys.stdout.write(f"{target}\n")
+    return 0
+
+
+def _begun(
+    checkpoint: Path, options: argparse.Namespace, training: AutoencoderTraining, device: Any
+) -> VideoAutoencoderTrainer:
+    require_new_run(checkpoint)
+    recipe = replace(training.recipe, **_given_recipe(options))
+    return training.trainer(training.sizes, recipe, training.read_clips(options.clips), device)
+
+
+def _continued(
+    path: Path, options: argparse.Namespace, training: AutoencoderTraining, device: Any
+) -> VideoAutoencoderTrainer:
+    from ..training.checkpoint_file import run_checkpoint
+
+    found = run_checkpoint(path.parent)
+    trainer = training.trainer.from_checkpoint(found, training.read_clips(options.clips), device)
+    kept = vars(trainer.recipe)
+    require_given_alike(
+        {_as_option(name): value for name, value in _given_recipe(options).items()},
+        {_as_option(name): value for name, value in kept.items()},
+    )
+    return trainer
+
+
+def _as_option(field: str) -> str:
+    return "batch_clips" if field == "clips" else field
+
+
+def _given_recipe(options: argparse.Namespace) -> dict[str, Any]:
+    asked = given(options, (*_RECIPE, "precision"))
+    return {"clips" if name == "batch_clips" else name: value for name, value in asked.items()}

@@ -1,0 +1,391 @@
+"""Wan's and FantasyTalking's files on this machine as model handles, and their networks from the shared cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core_models.types import ModelHandle
+from ..core_models.video_types import ARCFACE
+from ..core_models.wan_types import (
+    AUTOMATIC_ATTENTION,
+    AUTOMATIC_MEMORY,
+    FANTASYTALKING,
+    FANTASYTALKING_POCKET,
+    WAN,
+    WAN_POCKET,
+    FantasyTalkingModels,
+    WanModels,
+)
+from ..weights_manifest.manifest import weight_row
+from .host import host
+from .input_files import file_fingerprint
+from .keypoint_diffusion_models import safetensors_metadata
+from .model_cache import model_cache
+from .model_parts import FoundPart, found_parts
+from .renderer_models import chosen_precision
+from .trained_files import autoencoder_beside, stamped_handle, trained_files
+from .weights import WeightNotFoundError, fetch_weight, find_weight
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+    from transformers import CLIPVisionModel
+
+    from ..core_models.face.recognition import FaceRecognitionNetwork
+    from ..core_models.video_diffusion.fantasytalking.model import FantasyTalkingModel
+    from ..core_models.video_diffusion.fantasytalking.parameters import FantasyTalkingParameters
+    from ..core_models.video_diffusion.wan.prompt_encoder import PromptEncoder
+
+POCKET_CHOICE, WAN_CHOICE = "pocket (embedded)", "Wan 2.1 I2V 14B"
+WAN_LOADER, LOADER = "Load Wan", "Load FantasyTalking"
+SYSTEM, WAN_SYSTEM = "fantasytalking", "wan21_i2v_14b"
+"""What to fetch; the first is also the folder of a models folder in which models trained here are looked for."""
+FANTASYTALKING_ENTRY = "fantasytalking"
+"""Entry of a file's metadata that holds the sizes of a model trained here."""
+PUBLISHED_LISTENING = "wav2vec2"
+POCKET_AUTOENCODER = "fantasytalking_pocket_autoencoder"
+RECOGNITION_ROW = "arcface_r50"
+WAN_PARTS: dict[str, str] = {
+    "transformer": "wan21_i2v_14b_bf16",
+    "autoencoder": "wan21_i2v_14b_vae",
+    "text encoder": "wan21_i2v_14b_text_encoder",
+    "CLIP vision": "wan21_i2v_14b_clip",
+}
+"""Part of the published Wan -> a manifest row of it; rows of the same role are its other forms."""
+ADAPTER_PART = {"audio weights": "fantasytalking"}
+AUTOMATIC = "automatic"
+ADAPTER_ROWS: tuple[str, ...] = ("fantasytalking", "fantasytalking_safetensors", "fantasytalking_kijai_fp16")
+"""The forms of the published audio weights."""
+TOKENISER_PLACES = (
+    *("tokenizer.json", "google/umt5-xxl/tokenizer.json", "umt5-xxl/tokenizer.json"),
+    *("../tokenizer/tokenizer.json", "spiece.model", "google/umt5-xxl/spiece.model"),
+    "../tokenizer/spiece.model",
+)
+"""Where the tokeniser lies, seen from the folder of the text encoder's file: in the release, in diffusers' form."""
+_ADVICE = f"To go on without them, choose '{POCKET_CHOICE}' in {WAN_LOADER}"
+
+
+def wan_choices() -> list[str]:
+    """Return what can be chosen: the embedded model, the published Wan, and models trained here, by their files' names.
+
+    The last are what `talking-portrait train fantasytalking export` writes, in the `fantasytalking` folder of a models
+    folder.
+    """
+    return [POCKET_CHOICE, WAN_CHOICE, *sorted(_trained_files())]
+
+
+def adapter_choices() -> list[str]:
+    """Return what can be chosen as FantasyTalking's weights: what belongs to the Wan, or a published form by name."""
+    return [AUTOMATIC, *(weight_row(name).file for name in ADAPTER_ROWS)]
+
+
+def _trained_files() -> dict[str, Path]:
+    return trained_files(SYSTEM, FANTASYTALKING_ENTRY)
+
+
+def trained_wan_stamp(choice: str) -> str:
+    """Return a text that changes when a trained model's files do; empty for the other choices."""
+    path = _trained_files().get(choice)
+    return "" if path is None else file_fingerprint(path) + file_fingerprint(_autoencoder_of(path))
+
+
+def _autoencoder_of(path: Path) -> Path:
+    """Return the autoencoder beside a model trained here, else the embedded one."""
+    return autoencoder_beside(path) or find_weight(POCKET_AUTOENCODER)
+
+
+def wan_models(
+    choice: str,
+    precision: str = "auto",
+    attention: str = AUTOMATIC_ATTENTION,
+    transformer: str = "",
+    download: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    memory: str = AUTOMATIC_MEMORY,
+    eight_bits: bool = False,
+) -> WanModels:
+    """Return handles of a model of `wan_choices`.
+
+    precision: of all its networks; "auto" is bfloat16 for the published one, as in the release, else float32.
+    attention: one of ATTENTIONS. transformer: of the published one, another file of it: a path, or a name in a
+    diffusion_models folder; a file, one of its shards, their index or their folder. download: fetch what is missing.
+    memory: one of MEMORY_LEVELS. eight_bits: keep the blocks' weights in 8 bits, which is approximate.
+    Raises WeightNotFoundError (an OSError) that lists every missing file and where it comes from, and ValueError for
+    another choice, precision or attention.
+    """
+    found = _wan_of(choice, precision, transformer, download, progress)
+    stored = replace(found.transformer, eight_bits=eight_bits)
+    return replace(found, transformer=stored, attention=attention, memory=memory)
+
+
+def _wan_of(
+    choice: str,
+    precision: str,
+    transformer: str,
+    download: bool,
+    progress: Callable[[int, int], None] | None,
+) -> WanModels:
+    trained = _trained_files()
+    if choice == WAN_CHOICE:
+        own = chosen_precision("bfloat16" if precision == "auto" else precision)
+        return _published_wan(own, transformer.strip(), download, progress)
+    if transformer.strip():
+        raise ValueError(
+            f"another transformer file ({transformer.strip()}) goes with '{WAN_CHOICE}' only: choose that, or leave it "
+            "empty"
+        )
+    dtype = chosen_precision("float32" if precision == "auto" else precision)
+    if choice == POCKET_CHOICE:
+        model = ModelHandle(FANTASYTALKING_POCKET, str(find_weight(FANTASYTALKING_POCKET)), dtype)
+        autoencoder = ModelHandle(POCKET_AUTOENCODER, str(find_weight(POCKET_AUTOENCODER)), dtype)
+        return WanModels(WAN_POCKET, model, autoencoder)
+    if choice not in trained:
+        raise ValueError(f"there is no model {choice!r}; here are: {', '.join(wan_choices())}")
+    path = trained[choice]
+    return WanModels(
+        WAN_POCKET,
+        stamped_handle(FANTASYTALKING_POCKET, path, dtype),
+        stamped_handle(POCKET_AUTOENCODER, _autoencoder_of(path), dtype),
+    )
+
+
+def _published_wan(
+    dtype: str,
+    transformer: str,
+    download: bool,
+    progress: Callable[[int, int], None] | None,
+) -> WanModels:
+    own = _transformer_files(transformer) if transformer else None
+    parts = {part: row for part, row in WAN_PARTS.items() if own is None or part != "transformer"}
+    found = found_parts(parts, WAN_SYSTEM, WAN_LOADER, _ADVICE, download, progress)
+    files = found["transformer"].paths if own is None else own
+    text = found["text encoder"]
+    return WanModels(
+        WAN,
+        _handle(WAN, files, dtype),
+        _handle(WAN_PARTS["autoencoder"], found["autoencoder"].paths, dtype),
+        _handle(WAN_PARTS["text encoder"], (*text.paths, _tokeniser_file(text)), dtype),
+        _handle(WAN_PARTS["CLIP vision"], found["CLIP vision"].paths, dtype),
+    )
+
+
+def _handle(name: str, paths: tuple[Path, ...], dtype: str) -> ModelHandle:
+    return ModelHandle(name, str(paths[0]), dtype, further_paths=tuple(map(str, paths[1:])))
+
+
+def _transformer_files(text: str) -> tuple[Path, ...]:
+    """Return the files of a transformer that a user named. Raises FileNotFoundError, naming missing shards."""
+    from ..core_models.video_diffusion.wan.weight_shards import weight_files
+
+    given = Path(text).expanduser()
+    places = [given, *(folder / given for folder in host().model_folders("diffusion_models"))]
+    return weight_files(next((place for place in places if place.exists()), given))
+
+
+def _tokeniser_file(text_encoder: FoundPart) -> Path:
+    """Return the file that holds the tokeniser: one beside the text encoder, or its own, as ComfyUI's does."""
+    first = text_encoder.paths[0]
+    for place in TOKENISER_PLACES:
+        if (first.parent / place).is_file():
+            return first.parent / place
+    if first.suffix == ".safetensors" and len(text_encoder.paths) == 1:
+        return first
+    raise WeightNotFoundError(
+        f"umT5's tokeniser is not on this computer: get tokenizer.json from https://huggingface.co/google/umt5-xxl and "
+        f"put it into {first.parent}, beside {first.name}; umt5_xxl_fp16.safetensors of ComfyUI needs none"
+    )
+
+
+def fantasytalking_models(
+    wan: WanModels,
+    weights: str = AUTOMATIC,
+    download: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> FantasyTalkingModels:
+    """Return handles of what FantasyTalking adds to a Wan.
+
+    weights: one of `adapter_choices`; "automatic" is what belongs to the Wan: a small model has all in its one file.
+    download: fetch what is missing.
+    Raises WeightNotFoundError (an OSError) for missing files, and ValueError for another choice, or published weights
+    on a small model.
+    """
+    if weights not in adapter_choices():
+        raise ValueError(f"weights is {weights!r}; choose one of {', '.join(adapter_choices())}")
+    if wan.kind == WAN_POCKET:
+        if weights != AUTOMATIC:
+            raise ValueError(
+                f"{weights} belongs on the published Wan, but the connected model is a small one, whose weights are "
+                f"all in its own file: choose '{AUTOMATIC}', or '{WAN_CHOICE}' in {WAN_LOADER}"
+            )
+        return FantasyTalkingModels(FANTASYTALKING_POCKET, wan, wan.transformer)
+    path = _adapter_file(weights, download, progress)
+    transformer = wan.transformer
+    files = (transformer.path, *transformer.further_paths)
+    adapter = ModelHandle(
+        FANTASYTALKING,
+        str(path),
+        transformer.dtype,
+        further_paths=files,
+        eight_bits=transformer.eight_bits,
+    )
+    return FantasyTalkingModels(FANTASYTALKING, wan, adapter)
+
+
+def _adapter_file(weights: str, download: bool, progress: Callable[[int, int], None] | None) -> Path:
+    if weights == AUTOMATIC:
+        return found_parts(ADAPTER_PART, SYSTEM, LOADER, _ADVICE, download, progress)["audio weights"].paths[
+            0
+        ]
+    name = next(name for name in ADAPTER_ROWS if weight_row(name).file == weights)
+    return fetch_weight(name, progress) if download else find_weight(name)
+
+
+def parameters_of(models: FantasyTalkingModels) -> FantasyTalkingParameters:
+    """Return the sizes and defaults of a model, read without its weights."""
+    from ..core_models.video_diffusion.fantasytalking.loading import fantasytalking_parameters
+    from ..core_models.video_diffusion.fantasytalking.parameters import PUBLISHED_FANTASYTALKING
+
+    if models.kind == FANTASYTALKING:
+        return PUBLISHED_FANTASYTALKING
+    return fantasytalking_parameters(models.adapter.path)
+
+
+def listening_encoder(models: FantasyTalkingModels) -> str:
+    """Return the name of the audio encoder that a model needs, read without its networks' code.
+
+    Raises ValueError for a file that is not a model trained here.
+    """
+    if models.kind == FANTASYTALKING:
+        return PUBLISHED_LISTENING
+    return str(_stated(models, "listening", "what it listens with"))
+
+
+def identity_encoder(models: FantasyTalkingModels) -> str:
+    """Return what a model's identities come from: the model, by its file's name, or face recognition.
+
+    Raises ValueError for a model without an identity branch, as the published one is.
+    """
+    if models.kind == FANTASYTALKING or _stated(models, "identity", "whether it knows people") is None:
+        raise ValueError(
+            "this FantasyTalking has no identity branch (the release has none: it keeps the person by the first frame "
+            "and by what CLIP sees of it): leave the identity out, or load a model that was trained with one"
+        )
+    own = _stated(models, "portrait_encoder", "how it knows people")
+    return ARCFACE if own is None else Path(models.adapter.path).stem
+
+
+def _stated(models: FantasyTalkingModels, name: str, what: str) -> Any:
+    text = safetensors_metadata(Path(models.adapter.path)).get(FANTASYTALKING_ENTRY, "{}")
+    try:
+        values: Mapping[str, Any] = json.loads(text)
+        return values[name]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{models.adapter.path} does not say {what}: export it again") from error
+
+
+@contextmanager
+def fantasytalking_model(models: FantasyTalkingModels) -> Iterator[FantasyTalkingModel]:
+    """Give the transformer with all that is added to it from the shared cache, for use in a `with`.
+
+    Where a handle asks for `cpu_offload`, blocks come to the device one at a time; so do those of the text encoder and
+    of CLIP.
+    """
+    with model_cache().use(models.adapter, _loaded_model, lambda model: model.transformer.blocks) as network:
+        yield network
+
+
+def _loaded_model(handle: ModelHandle) -> Any:
+    import torch
+
+    from ..core_models.video_diffusion.fantasytalking.loading import (
+        load_fantasytalking,
+        load_fantasytalking_file,
+    )
+    from ..core_models.video_diffusion.wan.float8_linear import store_in_float8
+
+    dtype = getattr(torch, handle.dtype)
+    if handle.name == FANTASYTALKING:
+        model = load_fantasytalking(handle.further_paths, handle.path, dtype)
+    else:
+        model = load_fantasytalking_file(handle.path, dtype)
+    if handle.eight_bits:
+        store_in_float8(model.transformer.blocks, dtype)
+    return model
+
+
+@contextmanager
+def wan_autoencoder(wan: WanModels) -> Iterator[AutoencoderKLWan]:
+    """Give the video autoencoder from the shared cache, for use in a `with`."""
+    import torch
+
+    from ..core_models.video_diffusion.wan.autoencoder import load_wan_autoencoder
+
+    def load(wanted: ModelHandle) -> Any:
+        return load_wan_autoencoder(wanted.path, getattr(torch, wanted.dtype))
+
+    with model_cache().use(wan.autoencoder, load) as network:
+        yield network
+
+
+@contextmanager
+def prompt_encoder(wan: WanModels) -> Iterator[PromptEncoder]:
+    """Give the text encoder and its tokeniser from the shared cache, for use in a `with`.
+
+    Raises ValueError for a model that reads no prompts.
+    """
+    if wan.text_encoder is None:
+        raise ValueError("this Wan reads no prompts: it has no text encoder")
+    with model_cache().use(
+        wan.text_encoder, _loaded_prompt_encoder, lambda network: network.encoder.encoder.block
+    ) as network:
+        yield network
+
+
+def _loaded_prompt_encoder(handle: ModelHandle) -> Any:
+    import torch
+
+    from ..core_models.video_diffusion.wan.prompt_encoder import load_prompt_encoder
+
+    *files, tokeniser = (handle.path, *handle.further_paths)
+    return load_prompt_encoder(files, tokeniser, getattr(torch, handle.dtype))
+
+
+@contextmanager
+def clip_vision(wan: WanModels) -> Iterator[CLIPVisionModel]:
+    """Give CLIP's view of pictures from the shared cache, for use in a `with`.
+
+    Raises ValueError for a model that does not look at pictures through it.
+    """
+    import torch
+
+    from ..core_models.video_diffusion.wan.clip_vision import clip_vision_blocks, load_clip_vision
+
+    if wan.clip_vision is None:
+        raise ValueError("this Wan does not look at the picture through CLIP")
+
+    def load(wanted: ModelHandle) -> Any:
+        return load_clip_vision(wanted.path, getattr(torch, wanted.dtype))
+
+    with model_cache().use(wan.clip_vision, load, clip_vision_blocks) as network:
+        yield network
+
+
+def recognition_handle() -> ModelHandle:
+    """Return the handle of face recognition, for models that know people by it.
+
+    Raises WeightNotFoundError (an OSError) that says where its file comes from.
+    """
+    return ModelHandle(RECOGNITION_ROW, str(find_weight(RECOGNITION_ROW)))
+
+
+@contextmanager
+def face_recognition(handle: ModelHandle) -> Iterator[FaceRecognitionNetwork]:
+    """Give the face recognition network from the shared cache, for use in a `with`."""
+    from ..core_models.face.recognition import load_face_recognition
+
+    with model_cache().use(handle, lambda wanted: load_face_recognition(wanted.path)) as network:
+        yield network
