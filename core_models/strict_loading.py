@@ -6,6 +6,7 @@ keys by a table and assigned. Anything missing, unexpected or misshapen is an er
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
+Sizes = TypeVar("Sizes")
 
 KeyTable = Mapping[str, str | None]
 """How the keys of a file map to those of a module: pattern -> new key, or None for keys dropped on purpose.
@@ -101,6 +103,23 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         raise FileNotFoundError(f"there is no weight file {path}")
     with _opened(Path(path)) as file:
         return file.metadata() or {}
+
+
+def read_sizes(
+    path: str | os.PathLike[str], entry: str, rebuild: Callable[[object], Sizes], kind: str
+) -> Sizes:
+    """Return the sizes of a network that an entry of its file's metadata holds as JSON, read without the weights.
+
+    rebuild: makes them of the JSON's values. kind: what such files are, for the error.
+    Raises FileNotFoundError, and UnreadableWeightsError for a file without the entry, or one that cannot be read.
+    """
+    text = read_metadata(path).get(entry)
+    if text is None:
+        raise UnreadableWeightsError(f"{path} is not {kind}: its metadata has no sizes")
+    try:
+        return rebuild(json.loads(text))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UnreadableWeightsError(f"{path}: its sizes ({text[:80]}) cannot be read: {error}") from error
 
 
 def _read_safetensors(path: Path, dtype: torch.dtype | None) -> WeightFile:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .fantasytalking_loaders import CATEGORY, FANTASYTALKING_INPUT
+from .fantasytalking_loaders import FANTASYTALKING_INPUT
+from .fantasytalking_widgets import (
+    AUDIO_SCALE_INPUT,
+    CATEGORY,
+    GUIDED_BY_SOUND_INPUT,
+    MASKED_AUDIO_INPUT,
+    choice,
+    guidance_input,
+    interval_inputs,
+    number,
+    switch,
+)
 
 if TYPE_CHECKING:
     from ..core_models.types import AudioEmbedding, Portrait, PortraitVideo
@@ -15,15 +26,6 @@ if TYPE_CHECKING:
 def _count(tooltip: str, largest: int, default: int = 0, smallest: int = 0, step: int = 1):
     options = {"default": default, "min": smallest, "max": largest, "step": step, "tooltip": tooltip}
     return "INT", options
-
-
-def _number(tooltip: str, default: float, largest: float, smallest: float = 0.0, step: float = 0.05):
-    options = {"default": default, "min": smallest, "max": largest, "step": step, "tooltip": tooltip}
-    return "FLOAT", options
-
-
-def _choice(choices: tuple[str, ...], tooltip: str) -> tuple[list[str], dict[str, Any]]:
-    return list(choices), {"default": choices[0], "tooltip": tooltip}
 
 
 def _text(default: str, tooltip: str) -> tuple[str, dict[str, Any]]:
@@ -44,7 +46,7 @@ class FantasyTalkingSampler:
     OUTPUT_TOOLTIPS = (
         "The clip's frames for FantasyTalking Decode, or for VAE Decode with the VAE of Wan 2.1.",
         "Frames per second, the model's.",
-        "How many frames the clip has; the latents may hold up to three more.",
+        "How many frames the clip has; the latents may hold up to four more.",
     )
     FUNCTION = "sample"
 
@@ -94,7 +96,6 @@ def _required_inputs() -> dict[str, Any]:
     from ..core_models.video_diffusion.actalker.prepared_picture import FRAMINGS
     from ..core_models.video_diffusion.wan.default_prompts import DEFAULT_NEGATIVE_PROMPT, DEFAULT_PROMPT
 
-    interval = "Guidance {} of the steps, as a share of them. {}"
     return {
         "fantasytalking": FANTASYTALKING_INPUT,
         "portrait": ("PORTRAIT", {"tooltip": "Who talks: a picture, from Portrait."}),
@@ -106,46 +107,13 @@ def _required_inputs() -> dict[str, Any]:
             DEFAULT_NEGATIVE_PROMPT,
             "What is steered away from; the default is the release's. Not used when prompt_guidance is 1.",
         ),
-        "prompt_guidance": _number(
-            "How far the result is pushed from the negative prompt to the prompt; 1 is not at all and saves a pass. -1 "
-            "is the model's own; the release's is 5.",
-            -1.0,
-            30.0,
-            -1.0,
-            0.1,
-        ),
-        "prompt_start": _number(
-            interval.format("by prompt begins after this part", "0 from the first."), 0.0, 1.0
-        ),
-        "prompt_end": _number(
-            interval.format("by prompt ends after this part", "Less than 1 is faster and approximate."),
-            1.0,
-            1.0,
-        ),
-        "audio_guidance": _number(
-            "How far the result is pushed towards the sound; 1 is not at all. -1 is the model's own; the release's is "
-            "5, 3 to 7 is recommended.",
-            -1.0,
-            30.0,
-            -1.0,
-            0.1,
-        ),
-        "audio_start": _number(
-            interval.format("by sound begins after this part", "0 from the first."), 0.0, 1.0
-        ),
-        "audio_end": _number(
-            interval.format(
-                "by sound ends after this part",
-                "Below 0.7 the lips no longer follow; less than 1 is approximate.",
-            ),
-            1.0,
-            1.0,
-        ),
-        "audio_scale": _number(
-            "How strongly sound acts in the network; 0 is no sound, 1 as trained.", 1.0, 10.0
-        ),
+        "prompt_guidance": guidance_input("prompt_guidance", own=True),
+        **interval_inputs("prompt"),
+        "audio_guidance": guidance_input("audio_guidance", own=True),
+        **interval_inputs("audio"),
+        "audio_scale": AUDIO_SCALE_INPUT,
         "steps": _count("Denoising steps. 0 is the model's own; the release's are 30.", 200),
-        "shift": _number(
+        "shift": number(
             "Above 1 more steps are spent at high noise. 0 is the model's own; the release's is 5.",
             0.0,
             30.0,
@@ -162,7 +130,7 @@ def _required_inputs() -> dict[str, Any]:
                 "tooltip": "The same seed gives the same clip; 1111 is the release's.",
             },
         ),
-        "framing": _choice(
+        "framing": choice(
             FRAMINGS,
             "What the model sees and the clip shows: the whole picture, as in the release, or a square around the "
             "face, which the pocket model was trained on.",
@@ -198,7 +166,7 @@ def _optional_inputs() -> dict[str, Any]:
             "MOTION_INTENSITY",
             {"tooltip": "How much face and body move, from Motion Intensity."},
         ),
-        "identity_scale": _number(
+        "identity_scale": number(
             "How strongly the identity acts in the network; the paper's is 0.5.", 0.5, 10.0
         ),
         "window": _count(
@@ -211,45 +179,29 @@ def _optional_inputs() -> dict[str, Any]:
             -1,
             -1,
         ),
-        "timing": _choice(
+        "timing": choice(
             TIMINGS,
             "exact: the sound at its own pace, nothing stretched or cut. release: stretched over the 1 to 5 frames "
             "more that the release makes, one window at most.",
         ),
-        "hearing": _choice(
+        "hearing": choice(
             HEARINGS,
             "frames: each frame hears the sound around it, as the release does. clip: all hear all, as in the first "
             "stage of training.",
         ),
-        "masked_audio": (
-            "BOOLEAN",
-            {
-                "default": True,
-                "tooltip": "Leave places without sound out of the attention. Off: as the release does without flash "
-                "attention.",
-            },
-        ),
-        "guided_by_sound": (
-            "BOOLEAN",
-            {
-                "default": True,
-                "tooltip": "Off: no guidance by sound, but sound in every pass; audio_guidance is not used.",
-            },
-        ),
-        "streams_at_once": _choice(
+        "masked_audio": MASKED_AUDIO_INPUT,
+        "guided_by_sound": GUIDED_BY_SOUND_INPUT,
+        "streams_at_once": choice(
             STREAM_CHOICES,
             "Guidance streams evaluated together: fewer need less memory; the clip is the same but for rounding. "
             "automatic: what is fastest of what fits.",
         ),
-        "keys_kept": (
-            "BOOLEAN",
-            {
-                "default": False,
-                "tooltip": "Exact: keep the keys and values of prompts, picture and sound from step to step; a little "
-                "faster, for 1 to 3 GB with the published model.",
-            },
+        "keys_kept": switch(
+            "Exact: keep the keys and values of prompts, picture and sound from step to step; a little faster, for 1 "
+            "to 3 GB with the published model.",
+            False,
         ),
-        "first_block_cache": _number(
+        "first_block_cache": number(
             "Approximate: leave out blocks in steps where the first block's output has changed by less than this "
             "share. 0 computes all; 0.05 to 0.1 is usual. For clips of one window.",
             0.0,
@@ -275,19 +227,19 @@ class FantasyTalkingDecode:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..runtime.fantasytalking_clips import TILINGS
+        from ..runtime.fantasytalking_memory import TILINGS
 
         return {
             "required": {
                 "fantasytalking": FANTASYTALKING_INPUT,
                 "latent": ("LATENT", {"tooltip": "From FantasyTalking Sampler with the same model."}),
-                "colour_keeping": _number(
+                "colour_keeping": number(
                     "How much of a slow drift of the colours is taken away: 1 brings them back to the portrait's, 0 "
                     "leaves them as they come.",
                     0.0,
                     1.0,
                 ),
-                "tiling": _choice(
+                "tiling": choice(
                     TILINGS,
                     "automatic: whole frames where they fit, else tiles. off: whole frames. release: the tiles of the "
                     "release, which need less memory and more time and differ slightly.",
@@ -298,7 +250,7 @@ class FantasyTalkingDecode:
     def decode(
         self, fantasytalking: FantasyTalkingModels, latent: dict[str, Any], colour_keeping: float, tiling: str
     ) -> tuple[Any]:
-        from ..runtime.fantasytalking_clips import decoded_clip
+        from ..runtime.fantasytalking_latents import decoded_clip
         from ..runtime.host import host
 
         return (decoded_clip(fantasytalking, latent, colour_keeping, tiling, host().progress(1).update),)

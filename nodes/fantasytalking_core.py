@@ -7,13 +7,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .fantasytalking_widgets import (
+    AUDIO_SCALE_INPUT,
+    CATEGORY,
+    DOWNLOAD_ADAPTER_INPUT,
+    GUIDED_BY_SOUND_INPUT,
+    MASKED_AUDIO_INPUT,
+    adapter_input,
+    choice,
+    guidance_input,
+    interval_inputs,
+    number,
+)
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..core_models.types import AudioEmbedding
     from ..runtime.fantasytalking_core_weights import CoreAdapter
-
-CATEGORY = "TalkingPortrait/FantasyTalking"
 
 
 class LoadFantasyTalkingAdapter:
@@ -32,27 +43,16 @@ class LoadFantasyTalkingAdapter:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..runtime.fantasytalking_models import adapter_choices
-
-        names = adapter_choices()
         return {
-            "required": {
-                "weights": (
-                    names,
-                    {
-                        "default": names[0],
-                        "tooltip": "Which file of the published audio weights; automatic takes one that is here. They "
-                        "hold the same.",
-                    },
-                )
-            },
-            "optional": {
-                "download_if_missing": (
-                    "BOOLEAN",
-                    {"default": False, "tooltip": "Fetch the file when it is not here; 1.7 GB or more."},
-                ),
-            },
+            "required": {"weights": adapter_input("one that is here")},
+            "optional": {"download_if_missing": DOWNLOAD_ADAPTER_INPUT},
         }
+
+    @classmethod
+    def IS_CHANGED(cls, weights: str | None = None, **_: Any) -> str:
+        from ..runtime.fantasytalking_adapter_files import adapter_stamp
+
+        return "" if weights is None else adapter_stamp(weights)
 
     def load(self, weights: str, download_if_missing: bool = False) -> tuple[CoreAdapter]:
         from ..runtime.fantasytalking_core_weights import (
@@ -66,13 +66,6 @@ class LoadFantasyTalkingAdapter:
         require_comfyui(LOADING_NODE)
         path = adapter_path(weights, download_if_missing, host().progress(1).update)
         return (load_core_adapter(str(path)),)
-
-
-def _number(
-    tooltip: str, default: float, largest: float, smallest: float = 0.0, step: float = 0.05
-) -> tuple[str, dict[str, Any]]:
-    options = {"default": default, "min": smallest, "max": largest, "step": step, "tooltip": tooltip}
-    return "FLOAT", options
 
 
 class FantasyTalkingForWan:
@@ -108,10 +101,8 @@ class FantasyTalkingForWan:
                     "AUDIO_EMBEDS",
                     {"tooltip": "What is said, from Audio Embedding with the encoder wav2vec2."},
                 ),
-                "audio_scale": _number(
-                    "How strongly sound acts in the network; 0 is no sound, 1 as trained.", 1.0, 10.0
-                ),
-                "fps": _number("Frames per second; the model was trained at 23.", 23.0, 120.0, 1.0, 0.01),
+                "audio_scale": AUDIO_SCALE_INPUT,
+                "fps": number("Frames per second; the model was trained at 23.", 23.0, 120.0, 1.0, 0.01),
                 "frames": (
                     "INT",
                     {
@@ -124,22 +115,12 @@ class FantasyTalkingForWan:
                 ),
             },
             "optional": {
-                "timing": (
-                    list(TIMINGS),
-                    {
-                        "default": TIMINGS[0],
-                        "tooltip": "exact: the sound at its own pace, nothing stretched or cut. release: stretched "
-                        "over the 1 to 5 frames more that the release makes, 81 frames at most.",
-                    },
+                "timing": choice(
+                    TIMINGS,
+                    "exact: the sound at its own pace, nothing stretched or cut. release: stretched over the 1 to 5 "
+                    "frames more that the release makes, 81 frames at most.",
                 ),
-                "masked_audio": (
-                    "BOOLEAN",
-                    {
-                        "default": True,
-                        "tooltip": "Leave places without sound out of the attention. Off: as the release does without "
-                        "flash attention.",
-                    },
-                ),
+                "masked_audio": MASKED_AUDIO_INPUT,
             },
         }
 
@@ -176,7 +157,6 @@ class FantasyTalkingGuider:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        interval = "Guidance {} of the steps, as a share of them. {}"
         return {
             "required": {
                 "model": ("MODEL", {"tooltip": "From FantasyTalking for Wan."}),
@@ -191,50 +171,13 @@ class FantasyTalkingGuider:
                         "prompt_guidance is 1."
                     },
                 ),
-                "prompt_guidance": _number(
-                    "How far the result is pushed from the negative prompt to the prompt; 1 is not at all and saves a "
-                    "pass. The release's is 5.",
-                    5.0,
-                    30.0,
-                    step=0.1,
-                ),
-                "audio_guidance": _number(
-                    "How far the result is pushed towards the sound; 1 is not at all. The release's is 5, 3 to 7 is "
-                    "recommended.",
-                    5.0,
-                    30.0,
-                    step=0.1,
-                ),
+                "prompt_guidance": guidance_input("prompt_guidance", own=False),
+                "audio_guidance": guidance_input("audio_guidance", own=False),
             },
             "optional": {
-                "prompt_start": _number(
-                    interval.format("by prompt begins after this part", "0 from the first."), 0.0, 1.0
-                ),
-                "prompt_end": _number(
-                    interval.format(
-                        "by prompt ends after this part", "Less than 1 is faster and approximate."
-                    ),
-                    1.0,
-                    1.0,
-                ),
-                "audio_start": _number(
-                    interval.format("by sound begins after this part", "0 from the first."), 0.0, 1.0
-                ),
-                "audio_end": _number(
-                    interval.format(
-                        "by sound ends after this part",
-                        "Below 0.7 the lips no longer follow; less than 1 is approximate.",
-                    ),
-                    1.0,
-                    1.0,
-                ),
-                "guided_by_sound": (
-                    "BOOLEAN",
-                    {
-                        "default": True,
-                        "tooltip": "Off: no guidance by sound, but sound in every pass; audio_guidance is not used.",
-                    },
-                ),
+                **interval_inputs("prompt"),
+                **interval_inputs("audio"),
+                "guided_by_sound": GUIDED_BY_SOUND_INPUT,
             },
         }
 
@@ -292,7 +235,7 @@ class WanSigmas:
                         "tooltip": "Denoising steps; the release's are 30.",
                     },
                 ),
-                "shift": _number(
+                "shift": number(
                     "Above 1 more steps are spent at high noise; the release's is 5.", 5.0, 30.0, 0.1, 0.1
                 ),
             }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .fantasytalking_widgets import CATEGORY, DOWNLOAD_ADAPTER_INPUT, adapter_input, choice, switch
+
 if TYPE_CHECKING:
     from ..core_models.wan_types import FantasyTalkingModels, WanModels
-
-CATEGORY = "TalkingPortrait/FantasyTalking"
 
 FANTASYTALKING_INPUT = ("FANTASYTALKING", {"tooltip": "From Load FantasyTalking."})
 
@@ -32,34 +32,24 @@ class LoadWan:
         from ..runtime.fantasytalking_models import wan_choices
         from ..runtime.renderer_models import PRECISIONS
 
-        names = wan_choices()
         return {
             "required": {
-                "model": (
-                    names,
-                    {
-                        "default": names[0],
-                        "tooltip": "pocket: small, on any computer, for made heads. Wan 2.1 I2V 14B: the published "
-                        "model. Models trained here are listed by their files.",
-                    },
+                "model": choice(
+                    tuple(wan_choices()),
+                    "pocket: small, on any computer, for made heads. Wan 2.1 I2V 14B: the published model. Models "
+                    "trained here are listed by their files.",
                 )
             },
             "optional": {
-                "precision": (
-                    list(PRECISIONS),
-                    {
-                        "default": "auto",
-                        "tooltip": "How its networks are computed. auto: bfloat16 for the published model, as in the "
-                        "release, else float32. Where float16 overflows, bfloat16 does not.",
-                    },
+                "precision": choice(
+                    PRECISIONS,
+                    "How its networks are computed. auto: bfloat16 for the published model, as in the release, else "
+                    "float32. Where float16 overflows, bfloat16 does not.",
                 ),
-                "attention": (
-                    list(ATTENTIONS),
-                    {
-                        "default": ATTENTIONS[0],
-                        "tooltip": "What computes attention. auto leaves it to PyTorch; flash, sage and xformers are "
-                        "packages of their own; sage is approximate.",
-                    },
+                "attention": choice(
+                    ATTENTIONS,
+                    "What computes attention. auto leaves it to PyTorch; flash, sage and xformers are packages of "
+                    "their own; sage is approximate.",
                 ),
                 "transformer_file": (
                     "STRING",
@@ -70,37 +60,27 @@ class LoadWan:
                         "what is found.",
                     },
                 ),
-                "download_if_missing": (
-                    "BOOLEAN",
-                    {
-                        "default": False,
-                        "tooltip": "Fetch what is missing of the published model: about 46 GB in all.",
-                    },
+                "download_if_missing": switch(
+                    "Fetch what is missing of the published model: about 46 GB in all.", False
                 ),
-                "memory": (
-                    list(MEMORY_LEVELS),
-                    {
-                        "default": MEMORY_LEVELS[0],
-                        "tooltip": "How much of the graphics card may be used. automatic: what is free. What does not "
-                        "fit waits in main memory and is streamed to the card; the clip is the same but for rounding.",
-                    },
+                "memory": choice(
+                    MEMORY_LEVELS,
+                    "How much of the graphics card may be used. automatic: what is free. What does not fit waits in "
+                    "main memory and is streamed to the card; the clip is the same but for rounding.",
                 ),
-                "eight_bit_weights": (
-                    "BOOLEAN",
-                    {
-                        "default": False,
-                        "tooltip": "Approximate: keep the transformer's weights in 8 bits, which takes half the memory "
-                        "on the card or in the computer.",
-                    },
+                "eight_bit_weights": switch(
+                    "Approximate: keep the transformer's weights in 8 bits, which takes half the memory on the card "
+                    "or in the computer.",
+                    False,
                 ),
             },
         }
 
     @classmethod
-    def IS_CHANGED(cls, model: str | None = None, **_: Any) -> str:
-        from ..runtime.fantasytalking_models import trained_wan_stamp
+    def IS_CHANGED(cls, model: str | None = None, transformer_file: str | None = None, **_: Any) -> str:
+        from ..runtime.fantasytalking_models import wan_stamp
 
-        return "" if model is None else trained_wan_stamp(model)
+        return "" if model is None else wan_stamp(model, transformer_file or "")
 
     def load(
         self,
@@ -137,28 +117,20 @@ class LoadFantasyTalking:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        from ..runtime.fantasytalking_models import adapter_choices
-
-        names = adapter_choices()
+        taken = "what belongs to the connected Wan; of the published forms the first that is here"
         return {
             "required": {
                 "wan": ("WAN", {"tooltip": "From Load Wan."}),
-                "weights": (
-                    names,
-                    {
-                        "default": names[0],
-                        "tooltip": "automatic: what belongs to the connected Wan; of the published forms the first "
-                        "that is here. All forms hold the same weights.",
-                    },
-                ),
+                "weights": adapter_input(taken),
             },
-            "optional": {
-                "download_if_missing": (
-                    "BOOLEAN",
-                    {"default": False, "tooltip": "Fetch the published audio weights when they are missing."},
-                )
-            },
+            "optional": {"download_if_missing": DOWNLOAD_ADAPTER_INPUT},
         }
+
+    @classmethod
+    def IS_CHANGED(cls, weights: str | None = None, **_: Any) -> str:
+        from ..runtime.fantasytalking_adapter_files import adapter_stamp
+
+        return "" if weights is None else adapter_stamp(weights)
 
     def load(
         self, wan: WanModels, weights: str, download_if_missing: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .face import FACE_INDEX_INPUT, chosen_face
-from .fantasytalking_loaders import CATEGORY
+from .fantasytalking_widgets import CATEGORY
 from .motion import FPS_INPUT
 from .motion_sources import faces_of_frames
 
@@ -34,8 +34,9 @@ def _over_time(what: str) -> tuple[str, dict[str, Any]]:
     return "STRING", {
         "default": "",
         "placeholder": "0: 0.2, 2.5: 0.8",
-        "tooltip": f"The same over time, as 'seconds: intensity' with commas between; in between it goes evenly. When "
-        f"given, {what} is not used.",
+        "tooltip": "The same over time, as 'seconds: intensity' with commas between; in between it goes evenly. A "
+        "window of the clip takes the mean over its own frames, a clip of one window that of all. When given, "
+        f"{what} is not used.",
     }
 
 

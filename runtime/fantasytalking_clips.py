@@ -1,4 +1,4 @@
-"""What FantasyTalking's nodes ask for, in one call each: identities, prompts, a clip's latents and its frames."""
+"""What FantasyTalking's nodes ask for, in one call each: identities, what an intensity does, and a clip's latents."""
 
 from __future__ import annotations
 
@@ -7,47 +7,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..core_models.types import ModelHandle
 from ..core_models.video_types import ARCFACE, Identity
 from ..core_models.wan_types import (
     PROMPT_WORDING,
     FantasyTalkingModels,
     MotionIntensity,
     PromptEmbeddings,
-    WanModels,
 )
 from .actalker_clips import single_portrait
-from .device_memory import forget_idle, in_any_form
-from .encoding_memory import content_key, encoding_memory
-from .fantasytalking_memory import (
-    AUTOMATIC,
-    make_main_memory_room,
-    planned_scene,
-    planned_tiles,
-    streams_at_once,
-)
+from .fantasytalking_encodings import encoded_prompts, first_frame_condition, seen_by_clip
+from .fantasytalking_latents import SampledClip, autoencoder_name
 from .fantasytalking_memory import STREAM_CHOICES as STREAM_CHOICES
 from .fantasytalking_memory import TILINGS as TILINGS
+from .fantasytalking_memory import planned_scene, require_room_for_frames, streams_at_once
 from .fantasytalking_models import (
-    clip_vision,
     face_recognition,
     fantasytalking_model,
     identity_encoder,
     parameters_of,
-    prompt_encoder,
     recognition_handle,
-    wan_autoencoder,
 )
 from .host import host
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..core_models.types import AudioEmbedding, Portrait, PortraitVideo, ProgressCallback
+    from ..core_models.types import AudioEmbedding, Portrait, PortraitVideo
     from ..core_models.video_diffusion.fantasytalking.parameters import FantasyTalkingParameters
     from ..core_models.video_diffusion.fantasytalking.performance import TalkingScene
+    from ..core_models.video_diffusion.fantasytalking.sampler import SamplingOptions
     from ..core_models.video_diffusion.fantasytalking.scene_options import FantasyTalkingOptions, SceneLength
-    from ..core_models.video_diffusion.wan.colour import ColourStatistics
     from .progress import PreviewedProgress
 
 logger = logging.getLogger(__name__)
@@ -55,8 +44,6 @@ logger = logging.getLogger(__name__)
 SYSTEM_NAME = "FantasyTalking"
 TIMINGS, HEARINGS = ("exact", "release"), ("frames", "clip")
 """Those of `scene_options`, which is too heavy to be asked when nodes are listed."""
-FRAME_COUNT, REFERENCE_COLOUR = "frame_count", "reference_colour"
-"""What our LATENT holds beside core's samples: frames of the clip, and the colours of the picture it begins with."""
 
 
 @dataclass(frozen=True)
@@ -73,28 +60,6 @@ class SceneChoices:
     image_size: int
     streams: str
     settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class SampledClip:
-    """A clip as the graph has it.
-
-    latents: (1, C, F, h, w) float32 on the CPU, as core's VAE Decode takes them. frame_count: how many of the video
-    frames they hold are the clip's, from the first. fps: of these. colour: of the picture it begins with.
-    """
-
-    latents: Tensor
-    frame_count: int
-    fps: float
-    colour: ColourStatistics
-
-    def as_latent(self) -> dict[str, Any]:
-        """Return what travels on a LATENT wire; core's nodes look at the samples alone."""
-        return {
-            "samples": self.latents,
-            FRAME_COUNT: self.frame_count,
-            REFERENCE_COLOUR: self.colour,
-        }
 
 
 def identity_of(models: FantasyTalkingModels, portrait: Portrait | PortraitVideo) -> Identity:
@@ -121,95 +86,6 @@ def intensity_use(models: FantasyTalkingModels | None, intensity: MotionIntensit
     return described_intensity(intensity, parameters_of(models), models.wan.reads_prompts)
 
 
-def encoded_prompts(wan: WanModels, prompt: str, negative: str | None = None) -> PromptEmbeddings:
-    """Return a prompt and a negative prompt as a model's text encoder gives them, from memory where they are known.
-
-    The text encoder is loaded for those that are not, and leaves memory again: the transformer needs the room.
-    negative: None where it is not used.
-    """
-    texts = [prompt] if negative is None else [prompt, negative]
-    known = encoding_memory().known
-    unknown = [text for text in dict.fromkeys(texts) if not known((_in_any_form(wan.text_encoder), text))]
-    encoded = _encoded(wan, unknown) if unknown else {}
-    if unknown:
-        _let_go_of(wan.text_encoder)
-    # What was known may have fallen out of memory meanwhile.
-    again = [text for text in texts if text not in encoded]
-    encoded |= {text: _remembered_prompt(wan, text) for text in again}
-    return PromptEmbeddings(*(encoded[text] for text in texts))
-
-
-def _in_any_form(handle: ModelHandle) -> ModelHandle:
-    """Return what names a network in what is remembered: where its blocks wait does not change what it gives."""
-    return replace(handle, cpu_offload=False)
-
-
-def _encoded(wan: WanModels, texts: list[str]) -> dict[str, Tensor]:
-    encoded = {}
-    make_main_memory_room(wan.text_encoder)
-    with prompt_encoder(wan) as encode:
-        for text in texts:
-            host().check_cancelled()
-            encoded[text] = encoding_memory().remembered(
-                (_in_any_form(wan.text_encoder), text), lambda text=text: encode(text)
-            )
-    return encoded
-
-
-def _remembered_prompt(wan: WanModels, text: str) -> Tensor:
-    key = (_in_any_form(wan.text_encoder), text)
-    return encoding_memory().remembered(key, lambda: _encoded(wan, [text])[text])
-
-
-def _let_go_of(handle: ModelHandle) -> None:
-    """Drop a model from memory, unless somebody else uses it."""
-    device = str(host().device(handle.device))
-    forget_idle(device, in_any_form(device, (_in_any_form(handle),)))
-
-
-def seen_by_clip(wan: WanModels, image: Tensor) -> Tensor | None:
-    """Return CLIP's tokens of an image (3, H, W) in -1..1, (257, 1280) on the CPU, from memory where they are known.
-
-    None for a model that does not look at pictures through it.
-    """
-    if wan.clip_vision is None:
-        return None
-    from ..core_models.video_diffusion.wan.clip_vision import picture_tokens
-    from ..core_models.video_diffusion.wan.image_conditions import clip_vision_pixels
-
-    def see() -> Tensor:
-        with clip_vision(wan) as network:
-            return picture_tokens(network, clip_vision_pixels(image))
-
-    key = (_in_any_form(wan.clip_vision), content_key(image))
-    known = encoding_memory().known(key)
-    tokens = encoding_memory().remembered(key, see)
-    if not known:
-        _let_go_of(wan.clip_vision)
-    return tokens
-
-
-def first_frame_condition(wan: WanModels, image: Tensor, frames: int) -> Tensor:
-    """Return mask and latents (4 + C, F, h, w) float32 of a video that begins with an image, on the CPU.
-
-    image: (3, H, W) in -1..1. frames: N = 4 k + 1 of the video. From memory where they are known.
-    """
-    from ..core_models.video_diffusion.wan.autoencoder import encoded_condition
-    from ..core_models.video_diffusion.wan.image_conditions import (
-        condition_video,
-        first_frame_mask,
-        image_conditions,
-    )
-
-    def encode() -> Tensor:
-        with wan_autoencoder(wan) as autoencoder:
-            video = condition_video(image, frames)
-            return encoded_condition(autoencoder, video, host().check_cancelled).cpu()
-
-    latents = encoding_memory().remembered((wan.autoencoder, content_key(image), frames), encode)
-    return image_conditions(first_frame_mask(*latents.shape[1:]), latents)
-
-
 def sampled_clip(
     models: FantasyTalkingModels,
     portrait: Portrait | PortraitVideo,
@@ -223,7 +99,8 @@ def sampled_clip(
 
     progress shows streams and steps, and colours estimated from latents; what it raises ends the work, and cancelling
     ends it between two blocks of the network. What does not fit the model is said before any network works.
-    Raises ValueError for inputs that do not fit the model, FloatingPointError when half precision overflowed.
+    Raises ValueError for inputs that do not fit the model or frames that main memory cannot hold, FloatingPointError
+    when half precision overflowed.
     """
     from ..core_models.video_diffusion.fantasytalking.framing import framed_image
     from ..core_models.video_diffusion.fantasytalking.scene_options import scene_length
@@ -238,14 +115,17 @@ def sampled_clip(
     own = parameters.defaults
     size = choices.image_size or own.image_size
     image = framed_image(one.frame, one.landmarks, choices.framing, size, own.size_multiple)
-    models, options = _planned(models, parameters, choices, options, image, length, audio)
+    require_room_for_frames(length.kept, *image.shape[1:])
+    models, options = _planned(models, parameters, choices, options, image, length, audio, intensity)
     prompts = _prompts(models, parameters, choices, options, intensity, length)
     picture = seen_by_clip(models.wan, image)
     condition = first_frame_condition(models.wan, image, length.window_frames)
     given = {"picture": picture, "prompts": prompts, "audio": audio, "identity": identity}
     scene = _sampled(models, image, condition, {**given, "intensity": intensity}, options, progress)
     latents = core_latents(scene.latents, wan_autoencoder_parameters(models.wan.autoencoder.path))
-    return SampledClip(latents, scene.length.kept, own.fps, ColourStatistics.of_picture(image))
+    colour = ColourStatistics.of_picture(image)
+    windows = tuple(scene.length.window_ranges())
+    return SampledClip(latents, scene.length.kept, own.fps, colour, autoencoder_name(models.wan), windows)
 
 
 def _chosen_options(choices: SceneChoices) -> FantasyTalkingOptions:
@@ -262,28 +142,40 @@ def _planned(
     image: Tensor,
     length: SceneLength,
     audio: AudioEmbedding | None,
+    intensity: MotionIntensity | None,
 ) -> tuple[FantasyTalkingModels, FantasyTalkingOptions]:
     """Return models and options so that the clip fits into memory; the plan is logged."""
     from ..core_models.video_diffusion.fantasytalking.memory_plan import SceneSize
 
     size = SceneSize(*image.shape[1:], length.latents, length.book.windows[0].count)
-    evaluated = _evaluated_streams(models, parameters, options, audio)
+    sampling = _sampling_options(parameters, options, audio, intensity, length)
+    evaluated = _evaluated_streams(models, sampling, audio is not None and options.audio_scale != 0)
     chosen = streams_at_once(choices.streams)
     models, streams = planned_scene(models, parameters, size, chosen, evaluated, options.keys_kept)
     return models, replace(options, streams_at_once=streams)
 
 
-def _evaluated_streams(
-    models: FantasyTalkingModels,
+def _sampling_options(
     parameters: FantasyTalkingParameters,
     options: FantasyTalkingOptions,
     audio: AudioEmbedding | None,
-) -> int:
-    """Return how many guidance streams a step has at most: those that differ and whose weight is not 0."""
-    from ..core_models.video_diffusion.fantasytalking.guidance import stream_weights
+    intensity: MotionIntensity | None,
+    length: SceneLength,
+) -> SamplingOptions:
+    """Return what the sampler will do. Raises ValueError for an intensity that nothing in the model can do."""
+    from ..core_models.video_diffusion.fantasytalking.intensity_stand_ins import audio_guidance_factor
     from ..core_models.video_diffusion.fantasytalking.scene_options import sampling_options
 
-    sampling, hears = sampling_options(parameters, options), audio is not None and options.audio_scale != 0
+    duration = length.kept / parameters.defaults.fps
+    return sampling_options(
+        parameters, options, audio_guidance_factor(parameters, intensity, audio, options, duration)
+    )
+
+
+def _evaluated_streams(models: FantasyTalkingModels, sampling: SamplingOptions, hears: bool) -> int:
+    """Return how many guidance streams a step has at most: those that differ and whose weight is not 0."""
+    from ..core_models.video_diffusion.fantasytalking.guidance import stream_weights
+
     scales = (sampling.guidance.at(step, sampling.steps) for step in range(sampling.steps))
     return max(len(stream_weights(one, models.wan.reads_prompts, hears)) for one in scales)
 
@@ -298,14 +190,19 @@ def _require_fitting(
 ) -> None:
     """Raise ValueError, before any network works, for choices and inputs that do not fit each other or the model."""
     from ..core_models.video_diffusion.actalker.portrait_identity import require_fitting_identity
-    from ..core_models.video_diffusion.fantasytalking.intensity_stand_ins import audio_guidance_factor
-    from ..core_models.video_diffusion.fantasytalking.scene_options import sampling_options, scene_length
+    from ..core_models.video_diffusion.fantasytalking.performance import require_fitting_audio
+    from ..core_models.video_diffusion.fantasytalking.sampler import require_fitting_cache
+    from ..core_models.video_diffusion.fantasytalking.scene_options import scene_length
+    from ..core_models.video_diffusion.wan.attention_choice import chosen_attention
 
     if identity is not None:
         require_fitting_identity(parameters, identity, identity_encoder(models))
-    duration = scene_length(parameters, audio, options).kept / parameters.defaults.fps
-    factor = audio_guidance_factor(parameters, intensity, audio, options, duration)
-    sampling_options(parameters, options, factor)
+    if audio is not None:
+        require_fitting_audio(parameters, audio, options)
+    length = scene_length(parameters, audio, options)
+    require_fitting_cache(length.book, _sampling_options(parameters, options, audio, intensity, length))
+    with chosen_attention(models.wan.attention):
+        pass  # raises where its package is not here
     if _is_worded(parameters, intensity) and not models.wan.reads_prompts:
         raise ValueError(
             "words in the prompt are to stand in for motion intensity, but this model reads no prompts: choose "
@@ -362,38 +259,4 @@ def _sampled(
             progress=progress.update,
             preview=lambda estimate: progress.show(colours.strip(estimate)),
             check=host().check_cancelled,
-        )
-
-
-def decoded_clip(
-    models: FantasyTalkingModels,
-    latent: Mapping[str, Any],
-    colour_keeping: float = 0.0,
-    tiling: str = AUTOMATIC,
-    progress: ProgressCallback | None = None,
-) -> Tensor:
-    """Return frames (N, H, W, 3) float32 in 0..1 of a LATENT, on the CPU.
-
-    latent: of FantasyTalking Sampler; of others all frames are kept, and the first one's colours. colour_keeping: 0..1,
-    how much of the colours' drift is taken away. tiling: one of TILINGS.
-    Raises ValueError for latents of another kind or another tiling, FloatingPointError when half precision overflowed.
-    """
-    from ..core_models.video_diffusion.wan.autoencoder import wan_autoencoder_parameters
-    from ..core_models.video_diffusion.wan.clip_frames import decoded_frames
-    from ..core_models.video_diffusion.wan.core_latents import normalised_core_latents
-    from ..core_models.video_diffusion.wan.tiled_decoding import RELEASED_TILES
-
-    sizes = wan_autoencoder_parameters(models.wan.autoencoder.path)
-    latents = normalised_core_latents(latent.get("samples"), sizes)
-    in_tiles = planned_tiles(models, latents, tiling)
-    with wan_autoencoder(models.wan) as autoencoder:
-        return decoded_frames(
-            autoencoder,
-            latents,
-            latent.get(FRAME_COUNT),
-            colour_keeping,
-            latent.get(REFERENCE_COLOUR),
-            RELEASED_TILES if in_tiles else None,
-            progress,
-            host().check_cancelled,
         )

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..weights_manifest.manifest import weight_row
-from .fantasytalking_models import ADAPTER_ROWS, AUTOMATIC, SYSTEM, adapter_choices
+from .fantasytalking_adapter_files import ADAPTER_ROWS, chosen_adapter
+from .fantasytalking_models import SYSTEM
 from .host import host
 from .weight_files import found_files
-from .weights import fetch_weight, find_weight
 
 if TYPE_CHECKING:
     from ..core_models.video_diffusion.fantasytalking.audio_adapter import AudioAdapter
@@ -55,16 +54,13 @@ def adapter_path(
     download: fetch it when it is missing. Raises WeightNotFoundError (an OSError) that says where it comes from, and
     ValueError for another choice.
     """
-    if choice == AUTOMATIC:
+
+    def find() -> Path:
         rows = {"audio weights": _PREFERRED}
         advice = "Wan itself comes from ComfyUI's Load Diffusion Model"
         return found_files(rows, SYSTEM, LOADING_NODE, advice, download, progress)["audio weights"]
-    if choice not in adapter_choices():
-        raise ValueError(
-            f"there are no audio weights {choice!r}; choose one of {', '.join(adapter_choices())}"
-        )
-    name = next(name for name in ADAPTER_ROWS if weight_row(name).file == choice)
-    return fetch_weight(name, progress) if download else find_weight(name)
+
+    return chosen_adapter(choice, find, download, progress)
 
 
 def load_core_adapter(path: str) -> CoreAdapter:

@@ -42,6 +42,8 @@ WHOLE_FRAMES, RELEASED_TILING = "off", "release"
 TILINGS = (AUTOMATIC, WHOLE_FRAMES, RELEASED_TILING)
 """How frames are decoded: whole, or in the tiles of the release, which need less memory and differ slightly; automatic
 is whole where that fits."""
+PIXEL_BYTES = 12
+"""Of a decoded frame: three colours in float32."""
 FLOAT8_NAMES = ("F8_E4M3", "F8_E5M2")
 """What safetensors files call 8 bits."""
 
@@ -177,6 +179,22 @@ def make_main_memory_room(handle: ModelHandle) -> None:
         return
     logger.info("%s needs main memory: idle models leave it", handle.name)
     model_cache().forget(lambda held: held.cpu_offload)
+
+
+def require_room_for_frames(frames: int, height: int, width: int) -> None:
+    """Raise ValueError, with what to change, where a clip's decoded frames are more than main memory can hold.
+
+    They are (frames, height, width, 3) float32, in pixels. Nothing is refused where free memory cannot be told.
+    """
+    from ..core_models.video_diffusion.memory_sizes import gigabytes
+
+    wanted, free = frames * height * width * PIXEL_BYTES, available_main_memory()
+    if free is not None and wanted > free:
+        raise ValueError(
+            f"{frames} frames of {width}x{height} take {gigabytes(wanted)} of main memory when they are decoded, and "
+            f"{gigabytes(free)} are free, enough for {free // (height * width * PIXEL_BYTES)}: choose fewer frames (a "
+            "shorter sound, and join the videos), a smaller image_size, or end other programs"
+        )
 
 
 def planned_tiles(models: FantasyTalkingModels, latents: Tensor, tiling: str) -> bool:

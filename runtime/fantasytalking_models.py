@@ -21,15 +21,16 @@ from ..core_models.wan_types import (
     FantasyTalkingModels,
     WanModels,
 )
-from ..weights_manifest.manifest import weight_row
+from .fantasytalking_adapter_files import ADAPTER_ROWS as ADAPTER_ROWS
+from .fantasytalking_adapter_files import AUTOMATIC, chosen_adapter, require_adapter_choice
+from .fantasytalking_adapter_files import adapter_choices as adapter_choices
 from .host import host
-from .input_files import file_fingerprint
 from .keypoint_diffusion_models import safetensors_metadata
 from .model_cache import model_cache
 from .model_parts import FoundPart, found_parts
 from .renderer_models import chosen_precision
 from .trained_files import autoencoder_beside, stamped_handle, trained_files
-from .weights import WeightNotFoundError, fetch_weight, find_weight
+from .weights import WeightNotFoundError, find_weight
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -57,9 +58,6 @@ WAN_PARTS: dict[str, str] = {
 }
 """Part of the published Wan -> a manifest row of it; rows of the same role are its other forms."""
 ADAPTER_PART = {"audio weights": "fantasytalking"}
-AUTOMATIC = "automatic"
-ADAPTER_ROWS: tuple[str, ...] = ("fantasytalking", "fantasytalking_safetensors", "fantasytalking_kijai_fp16")
-"""The forms of the published audio weights."""
 TOKENISER_PLACES = (
     *("tokenizer.json", "google/umt5-xxl/tokenizer.json", "umt5-xxl/tokenizer.json"),
     *("../tokenizer/tokenizer.json", "spiece.model", "google/umt5-xxl/spiece.model"),
@@ -78,19 +76,21 @@ def wan_choices() -> list[str]:
     return [POCKET_CHOICE, WAN_CHOICE, *sorted(_trained_files())]
 
 
-def adapter_choices() -> list[str]:
-    """Return what can be chosen as FantasyTalking's weights: what belongs to the Wan, or a published form by name."""
-    return [AUTOMATIC, *(weight_row(name).file for name in ADAPTER_ROWS)]
-
-
 def _trained_files() -> dict[str, Path]:
     return trained_files(SYSTEM, FANTASYTALKING_ENTRY)
 
 
-def trained_wan_stamp(choice: str) -> str:
-    """Return a text that changes when a trained model's files do; empty for the other choices."""
-    path = _trained_files().get(choice)
-    return "" if path is None else file_fingerprint(path) + file_fingerprint(_autoencoder_of(path))
+def wan_stamp(choice: str, transformer: str = "") -> str:
+    """Return a text that changes when one of a model's files is replaced; empty while not all are here.
+
+    transformer: as for `wan_models`.
+    """
+    try:
+        found = _wan_of(choice, "auto", transformer, False, None)
+    except (OSError, ValueError):
+        return ""
+    parts = (found.transformer, found.autoencoder, found.text_encoder, found.clip_vision)
+    return "".join(handle.stamp for handle in parts if handle is not None)
 
 
 def _autoencoder_of(path: Path) -> Path:
@@ -115,7 +115,7 @@ def wan_models(
     diffusion_models folder; a file, one of its shards, their index or their folder. download: fetch what is missing.
     memory: one of MEMORY_LEVELS. eight_bits: keep the blocks' weights in 8 bits, which is approximate.
     Raises WeightNotFoundError (an OSError) that lists every missing file and where it comes from, and ValueError for
-    another choice, precision or attention.
+    another choice, precision or attention, or a `transformer` that its header says is another model.
     """
     found = _wan_of(choice, precision, transformer, download, progress)
     stored = replace(found.transformer, eight_bits=eight_bits)
@@ -166,24 +166,32 @@ def _published_wan(
     text = found["text encoder"]
     return WanModels(
         WAN,
-        _handle(WAN, files, dtype),
-        _handle(WAN_PARTS["autoencoder"], found["autoencoder"].paths, dtype),
-        _handle(WAN_PARTS["text encoder"], (*text.paths, _tokeniser_file(text)), dtype),
-        _handle(WAN_PARTS["CLIP vision"], found["CLIP vision"].paths, dtype),
+        stamped_handle(WAN, files[0], dtype, files[1:]),
+        *(
+            stamped_handle(WAN_PARTS[part], paths[0], dtype, paths[1:])
+            for part, paths in (
+                ("autoencoder", found["autoencoder"].paths),
+                ("text encoder", (*text.paths, _tokeniser_file(text))),
+                ("CLIP vision", found["CLIP vision"].paths),
+            )
+        ),
     )
 
 
-def _handle(name: str, paths: tuple[Path, ...], dtype: str) -> ModelHandle:
-    return ModelHandle(name, str(paths[0]), dtype, further_paths=tuple(map(str, paths[1:])))
-
-
 def _transformer_files(text: str) -> tuple[Path, ...]:
-    """Return the files of a transformer that a user named. Raises FileNotFoundError, naming missing shards."""
+    """Return the files of a transformer that a user named.
+
+    Raises FileNotFoundError, naming missing shards, and ValueError for files that hold another model, as their headers
+    say.
+    """
+    from ..core_models.video_diffusion.wan.checkpoint_headers import refuse_other_files
     from ..core_models.video_diffusion.wan.weight_shards import weight_files
 
     given = Path(text).expanduser()
     places = [given, *(folder / given for folder in host().model_folders("diffusion_models"))]
-    return weight_files(next((place for place in places if place.exists()), given))
+    files = weight_files(next((place for place in places if place.exists()), given))
+    refuse_other_files(files)
+    return files
 
 
 def _tokeniser_file(text_encoder: FoundPart) -> Path:
@@ -213,8 +221,7 @@ def fantasytalking_models(
     Raises WeightNotFoundError (an OSError) for missing files, and ValueError for another choice, or published weights
     on a small model.
     """
-    if weights not in adapter_choices():
-        raise ValueError(f"weights is {weights!r}; choose one of {', '.join(adapter_choices())}")
+    require_adapter_choice(weights)
     if wan.kind == WAN_POCKET:
         if weights != AUTOMATIC:
             raise ValueError(
@@ -222,26 +229,15 @@ def fantasytalking_models(
                 f"all in its own file: choose '{AUTOMATIC}', or '{WAN_CHOICE}' in {WAN_LOADER}"
             )
         return FantasyTalkingModels(FANTASYTALKING_POCKET, wan, wan.transformer)
-    path = _adapter_file(weights, download, progress)
-    transformer = wan.transformer
-    files = (transformer.path, *transformer.further_paths)
-    adapter = ModelHandle(
-        FANTASYTALKING,
-        str(path),
-        transformer.dtype,
-        further_paths=files,
-        eight_bits=transformer.eight_bits,
-    )
-    return FantasyTalkingModels(FANTASYTALKING, wan, adapter)
 
+    def find() -> Path:
+        found = found_parts(ADAPTER_PART, SYSTEM, LOADER, _ADVICE, download, progress)
+        return found["audio weights"].paths[0]
 
-def _adapter_file(weights: str, download: bool, progress: Callable[[int, int], None] | None) -> Path:
-    if weights == AUTOMATIC:
-        return found_parts(ADAPTER_PART, SYSTEM, LOADER, _ADVICE, download, progress)["audio weights"].paths[
-            0
-        ]
-    name = next(name for name in ADAPTER_ROWS if weight_row(name).file == weights)
-    return fetch_weight(name, progress) if download else find_weight(name)
+    path, transformer = chosen_adapter(weights, find, download, progress), wan.transformer
+    files = (Path(transformer.path), *map(Path, transformer.further_paths))
+    adapter = stamped_handle(FANTASYTALKING, path, transformer.dtype, files)
+    return FantasyTalkingModels(FANTASYTALKING, wan, replace(adapter, eight_bits=transformer.eight_bits))
 
 
 def parameters_of(models: FantasyTalkingModels) -> FantasyTalkingParameters:

@@ -27,9 +27,10 @@ def trained_files(folder_name: str, entry: str) -> dict[str, Path]:
     return files
 
 
-def stamped_handle(name: str, path: Path, dtype: str) -> ModelHandle:
-    """Return the handle of a file that may be written again under its name."""
-    return ModelHandle(name, str(path), dtype, stamp=file_fingerprint(path))
+def stamped_handle(name: str, path: Path, dtype: str, further_paths: tuple[Path, ...] = ()) -> ModelHandle:
+    """Return the handle of a file, and further ones of its model, that may be written again under their names."""
+    stamp = "".join(map(file_fingerprint, (path, *further_paths)))
+    return ModelHandle(name, str(path), dtype, further_paths=tuple(map(str, further_paths)), stamp=stamp)
 
 
 def autoencoder_beside(path: Path) -> Path | None:

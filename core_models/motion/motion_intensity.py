@@ -17,12 +17,11 @@ import numpy as np
 from ..face.pose import fit_head_pose, pivot_position
 from ..face.topology import EYE_OUTER_CORNER_LEFT, EYE_OUTER_CORNER_RIGHT, MESH_POINT_COUNT
 from ..types import LANDMARK_COUNT
+from ..wan_types import NEUTRAL_INTENSITY
 
 if TYPE_CHECKING:
     from ..face.landmarker import DetectedFace
 
-NEUTRAL_INTENSITY = 0.5
-"""Of a body that is not known, as in the paper."""
 WINDOW_SECONDS = 3.0
 """Longer videos are measured in parts of about this length: variance grows with time, and clips have this length."""
 SHOULDER_JOINTS = (2, 5)
@@ -31,6 +30,10 @@ SHOULDER_CENTIMETRES = 35.0
 """Between the shoulder joints of a grown person, where only the head's scale is known."""
 TABLE_POINTS = 21
 """Quantiles of a distribution that is fitted: every twentieth."""
+
+
+class UnseenMotionError(ValueError):
+    """Fewer than two frames show what is measured."""
 
 
 class MotionCoefficients(NamedTuple):
@@ -223,13 +226,20 @@ def motion_coefficients(
 def mean_over_parts(points: np.ndarray, fps: float, variance: Callable[[np.ndarray], float]) -> float:
     """Return the mean of a variance over the video's equal parts of about three seconds.
 
-    points: (N, K, 2 or 3). Parts with fewer than two frames that are known are passed over; raises ValueError when all
-    are.
+    points: (N, K, 2 or 3). variance: of one part; raises UnseenMotionError where fewer than two frames show what it
+    measures, such as both shoulders. Such parts are passed over; raises UnseenMotionError when all are.
     """
     count = max(round(len(points) / fps / WINDOW_SECONDS), 1)
-    parts = np.array_split(points, count)
-    known = [part for part in parts if np.isfinite(part).any(axis=(1, 2)).sum() >= 2]
-    return float(np.mean([variance(part) for part in (known or [points])]))
+    found: list[float] = []
+    unseen: list[UnseenMotionError] = []
+    for part in np.array_split(points, count):
+        try:
+            found.append(variance(part))
+        except UnseenMotionError as error:
+            unseen.append(error)
+    if not found:
+        raise unseen[0]
+    return float(np.mean(found))
 
 
 def _checked(points: np.ndarray, name: str) -> np.ndarray:
@@ -251,7 +261,7 @@ def _checked_mesh(landmarks: np.ndarray) -> np.ndarray:
 
 def _require_frames(count: int, what: str) -> None:
     if count < 2:
-        raise ValueError(f"{count} frames show {what}: at least 2 are needed to see movement")
+        raise UnseenMotionError(f"{count} frames show {what}: at least 2 are needed to see movement")
 
 
 def _mean_distance(points: np.ndarray, pair: tuple[int, int], name: str) -> float:

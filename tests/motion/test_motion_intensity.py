@@ -124,6 +124,26 @@ class TestBody:
         with pytest.raises(ValueError, match="0 frames show both shoulders"):
             body_variance(np.full((5, 18, 2), np.nan))
 
+    def test_parts_with_hidden_shoulders_are_passed_over(self):
+        """The other joints are seen in them all the time."""
+        swaying, hidden = bodies(0.2), bodies(0.2)
+        hidden[:, 2] = np.nan
+        whole = np.concatenate([swaying, hidden, swaying])
+        assert intensity.mean_over_parts(whole, FPS, body_variance) == pytest.approx(body_variance(swaying))
+        faces = np.concatenate([heads(5)] * 3)
+        found, seen = (
+            motion_coefficients(faces, FPS, joints) for joints in (whole, np.tile(swaying, (3, 1, 1)))
+        )
+        assert found == pytest.approx(seen)
+        with pytest.raises(intensity.UnseenMotionError, match="0 frames show both shoulders"):
+            intensity.mean_over_parts(np.concatenate([hidden] * 3), FPS, body_variance)
+
+    def test_parts_that_show_too_little_are_not_put_together(self):
+        lone = np.full((74, 468, 3), np.nan)
+        lone[[5, 60]] = heads(6)[[5, 20]]
+        with pytest.raises(intensity.UnseenMotionError, match="1 frames show a face"):
+            intensity.mean_over_parts(lone, FPS, face_variance)
+
     def test_the_neck_tells_swaying_from_turning(self):
         sway = (3 / 35) ** 2 * np.sin(2 * np.pi * 0.4 * 1.7 * SECONDS).var()
         assert neck_variance(heads(0, shift=3)) == pytest.approx(sway, rel=1e-5)

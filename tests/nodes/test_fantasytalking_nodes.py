@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from talking_portrait.core_models.types import PortraitVideo
+from talking_portrait.core_models.types import ModelHandle, PortraitVideo
 from talking_portrait.core_models.video_diffusion.fantasytalking import scene_options
 from talking_portrait.core_models.video_diffusion.fantasytalking.conditions import IDENTITY_SCALE
 from talking_portrait.core_models.video_diffusion.wan.autoencoder import decoded_chunks, raw_latents
-from talking_portrait.runtime import fantasytalking_clips
+from talking_portrait.core_models.wan_types import WanModels
+from talking_portrait.runtime import fantasytalking_clips, fantasytalking_memory
+from talking_portrait.runtime.fantasytalking_latents import autoencoder_name
 from talking_portrait.runtime.fantasytalking_models import wan_autoencoder
 from talking_portrait.runtime.host import WorkCancelledError, host
 from talking_portrait.runtime.progress import PreviewedProgress
@@ -174,13 +176,65 @@ class TestLatents:
         for shape in ((1, 16, 2, 4, 4), (2, 4, 2, 4, 4), (4, 2, 4, 4)):
             with pytest.raises(ValueError, match=r"expected \(1, 4, frames, height, width\)"):
                 fantasytalking_graph.decode({"samples": torch.zeros(shape)})
+        counted = {"frame_count": 9, "latent_frame_count": 2}
         with pytest.raises(ValueError, match="9 frames are to be kept, but the latents hold 5"):
-            fantasytalking_graph.decode({"samples": torch.zeros(1, 4, 2, 4, 4), "frame_count": 9})
+            fantasytalking_graph.decode({"samples": torch.zeros(1, 4, 2, 4, 4), **counted})
         with pytest.raises(ValueError, match="tiling is 'small'"):
             fantasytalking_graph.decode({"samples": torch.zeros(1, 4, 2, 4, 4)}, tiling="small")
 
+    def test_joined_or_cut_all_their_frames_are_kept(self, fantasytalking_graph, caplog):
+        """Core's LatentConcat and LatentCut hand on what else the first LATENT holds as it was."""
+        caplog.set_level("INFO", "talking_portrait")
+        latent, _, count = fantasytalking_graph.sample(frames=7)
+        assert len(fantasytalking_graph.decode(latent)) == count == 7
+        assert "all are decoded" not in caplog.text
+        joined = {**latent, "samples": torch.cat([latent["samples"]] * 2, dim=2)}
+        assert len(fantasytalking_graph.decode(joined)) == 4 * (6 - 1) + 1
+        assert "the latents hold 6 frames, of which 3 were counted" in caplog.text
+        cut = {**latent, "samples": latent["samples"][:, :, :1]}
+        assert len(fantasytalking_graph.decode(cut)) == 1
+
+    def test_another_model_s_are_refused_by_their_mark(self, fantasytalking_graph, hearing_graph):
+        """Their shape is the same, as that of the published model's and the pocket model's is."""
+        latent, *_ = fantasytalking_graph.sample(frames=5)
+        with pytest.raises(
+            ValueError, match=r"autoencoder \(mine_.*\(hearing_.*connect the model that sampled"
+        ):
+            hearing_graph.decode(latent)
+        for mark, refused in (("Wan 2.1's", True), (None, False)):
+            given = {**latent, "autoencoder": mark}
+            if refused:
+                with pytest.raises(ValueError, match=r"another model's autoencoder \(Wan 2\.1's\)"):
+                    fantasytalking_graph.decode(given)
+            else:
+                assert len(fantasytalking_graph.decode(given)) == 5
+
+    def test_all_files_of_the_published_autoencoder_are_one(self):
+        handles = [ModelHandle("vae", path) for path in ("Wan2.1_VAE.pth", "wan_2.1_vae.safetensors")]
+        names = {autoencoder_name(WanModels("wan", one, one)) for one in handles}
+        pocket = WanModels("wan_pocket", handles[0], ModelHandle("pocket", "folder/pocket.safetensors"))
+        assert names == {"Wan 2.1's"}
+        assert autoencoder_name(pocket) == "pocket.safetensors"
+
+    def test_frames_that_main_memory_cannot_hold_are_refused(self, fantasytalking_graph, monkeypatch):
+        """Before anything is sampled, and before decoding: 5 frames of 32x32 are 61,440 bytes."""
+        latent, *_ = fantasytalking_graph.sample(frames=5)
+        for free, fits in ((5 * 32 * 32 * 12, True), (5 * 32 * 32 * 12 - 1, False), (None, True)):
+            monkeypatch.setattr(fantasytalking_memory, "available_main_memory", lambda free=free: free)
+            if fits:
+                assert len(fantasytalking_graph.decode(latent)) == 5
+                continue
+            for work in (
+                lambda: fantasytalking_graph.decode(latent),
+                lambda: fantasytalking_graph.sample(frames=5),
+            ):
+                with pytest.raises(
+                    ValueError, match=r"5 frames of 32x32 .* enough for 4: choose fewer frames"
+                ):
+                    work()
+
     def test_overflow_says_what_to_choose(self, fantasytalking_graph):
-        with pytest.raises(FloatingPointError, match="choose bfloat16 or float32"):
+        with pytest.raises(FloatingPointError, match="in float32: sample again with lower guidance"):
             fantasytalking_graph.decode({"samples": torch.full((1, 4, 1, 4, 4), torch.inf)})
 
     def test_cancel_ends_decoding(self, fantasytalking_graph):
@@ -202,7 +256,8 @@ class TestLatents:
         monkeypatch.setattr(
             "talking_portrait.core_models.video_diffusion.wan.clip_frames.decoded_chunks", counted
         )
-        fantasytalking_graph.decode({"samples": torch.zeros(1, 4, 4, 4, 4), "frame_count": 3})
+        counted = {"frame_count": 3, "latent_frame_count": 4}
+        fantasytalking_graph.decode({"samples": torch.zeros(1, 4, 4, 4, 4), **counted})
         assert decoded == [1, 4]
 
 

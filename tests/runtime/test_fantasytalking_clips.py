@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from talking_portrait.core_models.types import ModelHandle
+from talking_portrait.core_models.types import AudioEmbedding, ModelHandle
 from talking_portrait.core_models.video_diffusion.fantasytalking.model import FantasyTalkingModel
 from talking_portrait.core_models.video_diffusion.wan import default_prompts, text_encoder
 from talking_portrait.core_models.video_diffusion.wan.clip_vision import ClipVisionParameters, new_clip_vision
@@ -14,16 +14,17 @@ from talking_portrait.core_models.video_diffusion.wan.text_encoder import (
     new_text_encoder,
 )
 from talking_portrait.core_models.wan_types import FantasyTalkingModels, MotionIntensity, WanModels
-from talking_portrait.runtime import fantasytalking_clips, fantasytalking_models
+from talking_portrait.runtime import fantasytalking_clips, fantasytalking_memory, fantasytalking_models
 from talking_portrait.runtime.encoding_memory import encoding_memory
-from talking_portrait.runtime.fantasytalking_clips import SceneChoices, encoded_prompts, sampled_clip
-from talking_portrait.runtime.host import host
+from talking_portrait.runtime.fantasytalking_clips import SceneChoices, sampled_clip
+from talking_portrait.runtime.fantasytalking_encodings import encoded_prompts, seen_by_clip
+from talking_portrait.runtime.host import WorkCancelledError, host
 from talking_portrait.runtime.model_cache import model_cache
 from talking_portrait.runtime.progress import PreviewedProgress
 from talking_portrait.training.made_heads.identity import made_identity
 from talking_portrait.training.made_heads.portrait import draw_portrait
 
-from ..small_fantasytalking import HEARING_ONLY, write_small_fantasytalking
+from ..small_fantasytalking import HEARD_CHANNELS, HEARD_LAYERS, HEARING_ONLY, write_small_fantasytalking
 
 TEXT_WIDTH, PICTURE_WIDTH = 8, 16
 TEXT, CLIP = ModelHandle("text", "nowhere"), ModelHandle("clip", "nowhere")
@@ -93,15 +94,33 @@ def models(autoencoder):
     return FantasyTalkingModels("fantasytalking", wan, ModelHandle("fantasytalking", "nowhere"))
 
 
+def in_memory():
+    return {handle.name for handle in model_cache().loaded_bytes()}
+
+
 def names(events):
     return [name for name, _ in events]
 
 
-def sampled(models, prompt="A man talks.", negative="blurred", intensity=None, **settings):
-    choices = SceneChoices(prompt, negative, "whole picture", 0, "automatic", {"frames": 5, **settings})
+def sound(encoder="pocket_listener"):
+    features = torch.randn(20, HEARD_LAYERS, HEARD_CHANNELS, generator=torch.Generator().manual_seed(0))
+    return AudioEmbedding(features, 50.0, 0.4, encoder)
+
+
+def sampled(
+    models,
+    prompt="A man talks.",
+    negative="blurred",
+    intensity=None,
+    audio=None,
+    image_size=0,
+    **settings,
+):
+    settings = {"frames": 5, **settings}
+    choices = SceneChoices(prompt, negative, "whole picture", image_size, "automatic", settings)
     portrait = draw_portrait(made_identity(5), 64)
     progress = PreviewedProgress(host().progress(1))
-    return sampled_clip(models, portrait, choices, progress, intensity=intensity)
+    return sampled_clip(models, portrait, choices, progress, audio, intensity=intensity)
 
 
 class TestPrompts:
@@ -109,7 +128,7 @@ class TestPrompts:
         first = encoded_prompts(models.wan, "A man talks.", "blurred")
         again = encoded_prompts(models.wan, "A man talks.", "blurred")
         assert names(loaded) == ["text"]
-        assert TEXT.name not in {handle.name for handle in model_cache().loaded_bytes()}
+        assert TEXT.name not in in_memory()
         assert first.prompt.shape == first.negative.shape == (512, TEXT_WIDTH)
         assert torch.equal(first.prompt, again.prompt)
         expected = small_prompt_encoder()("blurred")
@@ -120,6 +139,25 @@ class TestPrompts:
         encoded_prompts(models.wan, "A man sings.", "blurred")
         assert encoded_prompts(models.wan, "blurred").negative is None
         assert names(loaded) == ["text", "text"]
+
+    def test_cancelled_the_encoder_leaves_memory_all_the_same(self, models, loaded):
+        """It is 11 GB, and the next thing a user does needs them."""
+        host().cancel()
+        try:
+            with pytest.raises(WorkCancelledError):
+                encoded_prompts(models.wan, "A man talks.", "blurred")
+        finally:
+            host().allow_work()
+        assert names(loaded) == ["text"]
+        assert TEXT.name not in in_memory()
+
+    def test_forgotten_meanwhile_the_encoder_leaves_memory_again(self, models, loaded, monkeypatch):
+        """Too small a memory forgets one prompt while the other is encoded."""
+        encoded_prompts(models.wan, "A man talks.")
+        monkeypatch.setattr(encoding_memory(), "_largest", 1)
+        encoded_prompts(models.wan, "A man talks.", "blurred")
+        assert names(loaded) == ["text"] * 3
+        assert TEXT.name not in in_memory()
 
     def test_a_memory_that_is_too_small_only_costs_time(self, models, loaded, monkeypatch):
         monkeypatch.setattr(encoding_memory(), "_largest", 1)
@@ -135,6 +173,17 @@ class TestPrompts:
     def test_defaults_are_the_release_s(self):
         for name in ("DEFAULT_PROMPT", "DEFAULT_NEGATIVE_PROMPT"):
             assert getattr(default_prompts, name) == getattr(text_encoder, name)
+
+
+def test_what_sees_the_picture_leaves_memory_when_it_fails(models, loaded, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("talking_portrait.core_models.video_diffusion.wan.clip_vision.picture_tokens", fail)
+    with pytest.raises(RuntimeError):
+        seen_by_clip(models.wan, torch.zeros(3, 32, 32))
+    assert names(loaded) == ["clip"]
+    assert CLIP.name not in in_memory()
 
 
 class TestClip:
@@ -174,3 +223,47 @@ class TestClip:
         with pytest.raises(ValueError, match="no sound"):
             sampled(models, frames=0)
         assert loaded == []
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"shift": -1.0}, "shift is -1.0"),
+            ({"identity_scale": float("nan")}, "identity_scale is nan"),
+            ({"first_block_cache": 0.1, "frames": 21}, "make a clip of one window"),
+            ({"audio": sound("log_mel")}, "listens to pocket_listener"),
+            ({"masked_audio": False, "audio": sound()}, "switch masked_audio on"),
+        ],
+    )
+    def test_so_are_settings_and_sounds(self, models, loaded, monkeypatch, settings, message):
+        placed = replace(PARAMETERS, audio=replace(PARAMETERS.audio, places=25))
+        monkeypatch.setattr(fantasytalking_clips, "parameters_of", lambda models: placed)
+        with pytest.raises(ValueError, match=message):
+            sampled(models, **settings)
+        assert loaded == []
+
+    def test_so_are_an_attention_that_is_not_here_and_frames_that_do_not_fit(
+        self, models, loaded, monkeypatch
+    ):
+        wan = replace(models.wan, attention="sage")
+        with pytest.raises(ValueError, match="attention 'sage' cannot be used on this computer"):
+            sampled(replace(models, wan=wan))
+        monkeypatch.setattr(fantasytalking_memory, "available_main_memory", lambda: 10**9)
+        with pytest.raises(ValueError, match=r"20000 frames of 512x512 take 62\.9 GB"):
+            sampled(models, frames=20000, image_size=512)
+        assert loaded == []
+        assert not encoding_memory()._results
+
+    def test_streams_that_a_stand_in_parts_are_counted(self, models, loaded, monkeypatch):
+        """Equal guidance by prompt and sound needs two streams; times 1.4 by sound, three."""
+        counted = []
+        monkeypatch.setattr(
+            fantasytalking_clips,
+            "planned_scene",
+            lambda models, parameters, size, streams, evaluated, keys: (
+                counted.append(evaluated) or (models, 1)
+            ),
+        )
+        settings = {"audio": sound(), "prompt_guidance": 2.0}
+        sampled(models, **settings)
+        sampled(models, **settings, intensity=MotionIntensity(1.0, 0.5, "audio_guidance"))
+        assert counted == [2, 3]

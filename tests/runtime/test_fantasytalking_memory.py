@@ -15,9 +15,15 @@ from talking_portrait.core_models.video_diffusion.fantasytalking.memory_plan imp
 from talking_portrait.core_models.video_diffusion.wan import clip_frames
 from talking_portrait.core_models.video_diffusion.wan.float8_linear import Float8Linear
 from talking_portrait.core_models.wan_types import MEMORY_LEVELS, WanModels
-from talking_portrait.runtime import device_memory, fantasytalking_clips, fantasytalking_memory
+from talking_portrait.runtime import (
+    device_memory,
+    fantasytalking_clips,
+    fantasytalking_encodings,
+    fantasytalking_memory,
+)
 from talking_portrait.runtime.encoding_memory import encoding_memory
-from talking_portrait.runtime.fantasytalking_clips import SceneChoices, decoded_clip, sampled_clip
+from talking_portrait.runtime.fantasytalking_clips import SceneChoices, sampled_clip
+from talking_portrait.runtime.fantasytalking_latents import decoded_clip
 from talking_portrait.runtime.fantasytalking_memory import holds_float8, planned_model, planned_scene
 from talking_portrait.runtime.fantasytalking_models import (
     fantasytalking_model,
@@ -165,8 +171,11 @@ class TestPlan:
 
     def test_a_clip_that_cannot_fit_is_refused_before_any_network_works(self, free, monkeypatch):
         free(10_000)
-        for network in ("wan_autoencoder", "fantasytalking_model"):
-            monkeypatch.setattr(fantasytalking_clips, network, lambda *_: pytest.fail("a network was loaded"))
+        for module, network in (
+            (fantasytalking_encodings, "wan_autoencoder"),
+            (fantasytalking_clips, "fantasytalking_model"),
+        ):
+            monkeypatch.setattr(module, network, lambda *_: pytest.fail("a network was loaded"))
         with pytest.raises(ValueError, match="needs at least"):
             sampled(small_models())
 
@@ -209,7 +218,7 @@ class TestForms:
         encoding_memory().remembered((handle, "hello"), lambda: torch.ones(2, 3))
         streamed = ModelHandle("text", "nowhere", cpu_offload=True)
         wan = WanModels("wan", handle, handle, streamed)
-        assert torch.equal(fantasytalking_clips.encoded_prompts(wan, "hello").prompt, torch.ones(2, 3))
+        assert torch.equal(fantasytalking_encodings.encoded_prompts(wan, "hello").prompt, torch.ones(2, 3))
 
 
 def test_files_in_eight_bits_are_known_by_their_header(tmp_path):

@@ -1,12 +1,16 @@
 """Wan's and FantasyTalking's files as handles: found in every form, missing ones named; networks from the cache."""
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from talking_portrait.core_models.strict_loading import UnreadableWeightsError, WeightMismatchError
 from talking_portrait.core_models.types import ModelHandle
 from talking_portrait.core_models.video_diffusion.fantasytalking import loading
 from talking_portrait.core_models.video_diffusion.fantasytalking.parameters import FantasyTalkingParameters
 from talking_portrait.core_models.wan_types import FantasyTalkingModels, WanModels
+from talking_portrait.nodes import NODE_CLASS_MAPPINGS
 from talking_portrait.runtime import fantasytalking_models, model_parts, weight_files
 from talking_portrait.runtime.fantasytalking_models import (
     ADAPTER_ROWS,
@@ -19,10 +23,10 @@ from talking_portrait.runtime.fantasytalking_models import (
     identity_encoder,
     listening_encoder,
     parameters_of,
-    trained_wan_stamp,
     wan_autoencoder,
     wan_choices,
     wan_models,
+    wan_stamp,
 )
 from talking_portrait.runtime.model_cache import model_cache
 from talking_portrait.runtime.speech_encoders import wanted_encoder
@@ -87,11 +91,11 @@ class TestChoices:
 
     def test_written_again_it_is_another_model(self, empty_folder):
         write_small_fantasytalking(empty_folder / "fantasytalking")
-        before, stamp = small(), trained_wan_stamp("mine.safetensors")
+        before, stamp = small(), wan_stamp("mine.safetensors")
         write_small_fantasytalking(empty_folder / "fantasytalking", seed=1)
-        assert trained_wan_stamp("mine.safetensors") != stamp
+        assert wan_stamp("mine.safetensors") != stamp
         assert small().adapter != before.adapter
-        assert trained_wan_stamp(WAN_CHOICE) == ""
+        assert wan_stamp(WAN_CHOICE) == ""
 
     def test_without_an_autoencoder_of_its_own_it_takes_the_embedded_one(self, empty_folder, monkeypatch):
         write_small_fantasytalking(empty_folder / "fantasytalking")
@@ -110,7 +114,7 @@ class TestChoices:
         wan = wan_models("mine.safetensors")
         with pytest.raises(ValueError, match="belongs on the published Wan"):
             fantasytalking_models.fantasytalking_models(wan, "fantasytalking_model.ckpt")
-        with pytest.raises(ValueError, match="weights is 'other'"):
+        with pytest.raises(ValueError, match="no audio weights 'other'"):
             fantasytalking_models.fantasytalking_models(wan, "other")
 
 
@@ -192,11 +196,62 @@ class TestPublishedWan:
         put(empty_folder, *list(WAN_PARTS.values())[1:])
         other = empty_folder / "diffusion_models" / "wan_480p.safetensors"
         other.parent.mkdir()
-        other.touch()
+        save_file({"weights": torch.zeros(1)}, other)
         for text in (str(other), "wan_480p.safetensors"):
             assert wan_models(WAN_CHOICE, transformer=text).transformer.path == str(other)
         with pytest.raises(FileNotFoundError, match="no weight file gone"):
             wan_models(WAN_CHOICE, transformer="gone")
+
+    @pytest.mark.parametrize("name", ["wan.safetensors", "wan-00001-of-00002.safetensors"])
+    def test_another_model_that_is_named_is_refused_by_its_header(self, empty_folder, name):
+        """Before anything is loaded: the patches of a T2V have the channels of latents alone."""
+        put(empty_folder, *list(WAN_PARTS.values())[1:])
+        path = empty_folder / name
+        patches = torch.zeros(1, dtype=torch.uint8).expand(5120 * 16 * 4).clone()
+        weights = {"patch_embedding.weight": patches.view(5120, 16, 1, 2, 2)}
+        save_file({"blocks.0.self_attn.q.bias": torch.zeros(1)}, path)
+        save_file(weights, empty_folder / name.replace("00001", "00002"))
+        with pytest.raises(WeightMismatchError, match=r"holds Wan T2V \(text to video.*wan2\.1_i2v_480p_14B"):
+            wan_models(WAN_CHOICE, transformer=str(path))
+
+    def test_half_a_file_that_is_named_is_refused_at_once(self, empty_folder):
+        path = empty_folder / "wan.safetensors"
+        save_file({"weights": torch.zeros(100)}, path)
+        path.write_bytes(path.read_bytes()[:-8])
+        with pytest.raises(UnreadableWeightsError, match="not a whole safetensors file"):
+            wan_models(WAN_CHOICE, transformer=str(path))
+
+    def test_a_file_replaced_under_its_name_is_another_model(self, empty_folder):
+        put(empty_folder, *WAN_PARTS.values(), ADAPTER_ROWS[0])
+        named = empty_folder / "named.safetensors"
+        save_file({"weights": torch.zeros(1)}, named)
+        changed = NODE_CLASS_MAPPINGS["TP_LoadWan"].IS_CHANGED
+
+        def known():
+            wan = wan_models(WAN_CHOICE)
+            models = fantasytalking_models.fantasytalking_models(wan)
+            own = wan_models(WAN_CHOICE, transformer=str(named))
+            handles = (wan.transformer, wan.autoencoder, wan.text_encoder, wan.clip_vision, models.adapter)
+            return (*handles, own.transformer)
+
+        def stamps():
+            return changed(WAN_CHOICE), changed(WAN_CHOICE, transformer_file=str(named)), adapter_stamps()
+
+        def adapter_stamps():
+            ids = ("TP_LoadFantasyTalking", "TP_LoadFantasyTalkingAdapter")
+            automatic = [NODE_CLASS_MAPPINGS[name].IS_CHANGED("automatic") for name in ids]
+            return *automatic, NODE_CLASS_MAPPINGS[ids[0]].IS_CHANGED("fantasytalking_model.ckpt")
+
+        before = known()
+        for place, path in enumerate([*(one.path for one in before[:5]), str(named)]):
+            handles, seen = known(), stamps()
+            assert (handles, seen) == (known(), stamps())
+            os.utime(path, ns=(place, place))
+            assert known()[place] != handles[place]
+            if path == before[4].path:
+                assert all(now != then for now, then in zip(stamps()[2], seen[2], strict=True))
+            else:
+                assert stamps() != seen
 
     def test_half_a_set_of_shards_that_is_named_says_which_lack(self, empty_folder):
         shard = empty_folder / "wan-00001-of-00003.safetensors"
@@ -207,9 +262,13 @@ class TestPublishedWan:
     def test_only_what_lacks_is_fetched_when_asked(self, empty_folder, monkeypatch, tmp_path):
         put(empty_folder, *ORIGINAL_SHARDS[:6], *list(WAN_PARTS.values())[2:])
         fetched = []
-        monkeypatch.setattr(
-            model_parts, "fetch_weight", lambda name, _: fetched.append(name) or tmp_path / name
-        )
+
+        def fetch(name, _):
+            fetched.append(name)
+            (tmp_path / name).touch()
+            return tmp_path / name
+
+        monkeypatch.setattr(model_parts, "fetch_weight", fetch)
         wan = wan_models(WAN_CHOICE, download=True)
         assert fetched == [ORIGINAL_SHARDS[6], "wan21_i2v_14b_vae"]
         assert wan.transformer.further_paths[-1] == str(tmp_path / ORIGINAL_SHARDS[6])

@@ -173,10 +173,22 @@ class TestStages:
         expected = torch.zeros(LATENTS, SIDE, SIDE)
         expected[:, 5, 2], expected[:, 5, 3] = 1 / 8, 1 / 16
         torch.testing.assert_close(mask, expected)
-        boxes[0] = [0, 0, 64, 64]
-        moved = made.lip_mask(boxes, SIZE)
-        assert (moved[0] > mask[0]).all()
-        torch.testing.assert_close(moved[2], mask[2])
+
+    @pytest.mark.parametrize(("frame", "latent"), [(0, 0), (1, 1), (4, 1), (5, 2), (8, 2), (9, 3), (36, 9)])
+    def test_a_frame_counts_in_its_own_latent_alone(self, frame, latent):
+        """The first latent frame holds one video frame, each other one the four after those before."""
+        boxes = np.zeros((37, 4), np.int32)
+        boxes[frame] = [0, 0, 64, 64]
+        mask = made.lip_mask(boxes, (10, SIDE, SIDE))
+        expected = torch.zeros(10, SIDE, SIDE)
+        expected[latent] = 1.0 if frame == 0 else 0.25
+        torch.testing.assert_close(mask, expected)
+
+    def test_a_mask_of_a_picture_is_its_own(self):
+        assert (
+            made.lip_mask(np.int32([[0, 0, 64, 64]]), (1, SIDE, SIDE)).tolist()
+            == torch.ones(1, SIDE, SIDE).tolist()
+        )
 
 
 def conditions(model, batch):

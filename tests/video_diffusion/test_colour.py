@@ -1,13 +1,17 @@
 """Colour over a clip: drift is measured by window, and taken away without touching what moves quickly."""
 
+import logging
+
 import pytest
 import torch
+from talking_portrait.core_models.video_diffusion.wan import clip_frames
 from talking_portrait.core_models.video_diffusion.wan.colour import (
     LARGEST_GAIN,
     ColourStatistics,
     DriftCorrection,
     corrected_chunks,
     frame_means,
+    log_window_colours,
     window_means,
 )
 
@@ -42,6 +46,28 @@ class TestMeasure:
     def test_of_frames_that_are_not_there_is_refused(self, window):
         with pytest.raises(ValueError, match="is not one of a clip of 5"):
             window_means(torch.zeros(5, 3), [(0, 5), window])
+
+    def test_says_how_windows_differ(self, caplog):
+        frames = torch.zeros(3, 9, 4, 4)
+        frames[0, 4:], frames[2] = 0.25, 0.5
+        with caplog.at_level(logging.INFO):
+            log_window_colours(frames, [(0, 4), (4, 8), (8, 12), (12, 16)])
+        assert "of the 3 windows of the clip: 0.000 0.000 0.500; 0.250 0.000 0.500; 0.250" in caplog.text
+        assert caplog.text.strip().endswith("the largest difference between two is 0.250")
+
+    def test_says_nothing_of_a_single_window(self, caplog):
+        with caplog.at_level(logging.INFO):
+            log_window_colours(torch.zeros(3, 9, 4, 4), [(0, 9), (9, 12)])
+        assert not caplog.text
+
+    @pytest.mark.parametrize(("windows", "said"), [(None, 2), ([(0, 30), (30, 60), (60, 90)], 3)])
+    def test_is_logged_as_a_clip_is_decoded(self, windows, said, caplog, monkeypatch):
+        monkeypatch.setattr(clip_frames, "decoded_chunks", lambda *_: [still(1), *[still(4)] * 21])
+        with caplog.at_level(logging.INFO):
+            frames = clip_frames.decoded_frames(None, torch.zeros(16, 22, 2, 2), kept=83, windows=windows)
+        assert frames.shape == (83, 8, 10, 3)
+        assert f"mean colour of the {said} windows" in caplog.text
+        assert "between two is 0.000" in caplog.text
 
     def test_of_other_shapes_is_refused(self):
         with pytest.raises(ValueError, match=r"expected \(C, N, H, W\)"):

@@ -18,7 +18,6 @@ from talking_portrait.core_models.video_diffusion.fantasytalking.audio_windows i
     widened,
     window_ranges,
 )
-from talking_portrait.core_models.video_diffusion.wan.frame_rules import release_samples
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from .wan_golden import assert_agrees, made_input, weight_tools
@@ -83,7 +82,7 @@ def test_features(golden_folder):
     wave = made_input(tools, call).numpy()
     fps = float(re.search(r"fps=([\d.]+)", case["reference"])[1])
     for frames in case["num_frames"]:
-        heard = wave[: release_samples(frames, fps)]
+        heard = wave[: int(frames / fps * 16000)]  # where the release cuts it
         values = torch.from_numpy(normalised(heard))[None]
         assert_agrees(case, arrays, f"input_values_nf{frames}", values, TOLERANCE)
         features = wav2vec2_features(Wav2Vec2(network), heard)

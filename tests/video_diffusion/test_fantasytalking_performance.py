@@ -6,19 +6,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from talking_portrait.core_models.audio.frame_clock import exact_rate
 from talking_portrait.core_models.types import AudioEmbedding
 from talking_portrait.core_models.video_diffusion.fantasytalking.audio_windows import audio_windows
 from talking_portrait.core_models.video_diffusion.fantasytalking.clip_conditions import WholeAudio
 from talking_portrait.core_models.video_diffusion.fantasytalking.guidance import GuidanceScales, Interval
-from talking_portrait.core_models.video_diffusion.fantasytalking.intensity_stand_ins import (
-    audio_guidance_factor,
-    worded_prompt,
-)
 from talking_portrait.core_models.video_diffusion.fantasytalking.model import FantasyTalkingParameters
 from talking_portrait.core_models.video_diffusion.fantasytalking.parameters import ClipDefaults
 from talking_portrait.core_models.video_diffusion.fantasytalking.performance import (
+    PROJECTED_AT_ONCE,
     clip_audio,
-    intensity_of_latents,
     prompt_tokens,
     talking_scene,
 )
@@ -29,7 +26,7 @@ from talking_portrait.core_models.video_diffusion.fantasytalking.scene_options i
     scene_length,
 )
 from talking_portrait.core_models.video_diffusion.wan.frame_rules import video_frames
-from talking_portrait.core_models.video_types import Gate, Identity
+from talking_portrait.core_models.video_types import Identity
 from talking_portrait.core_models.wan_types import MotionIntensity, PromptEmbeddings
 
 from .fantasytalking_models import RELEASE_LIKE, SMALL_MODEL, SMALL_WAN, new_model
@@ -93,6 +90,16 @@ class TestLength:
         with pytest.raises(ValueError, match="frames is 0"):
             scene_length(PUBLISHED, None, FantasyTalkingOptions(frames=0))
 
+    @pytest.mark.parametrize("fps", [23.976, 29.97, 59.94, 23.0, 12.5])
+    def test_chosen_frames_are_counted_and_not_timed(self, fps):
+        """30000/1001 frames a second and 29.97 differ; 4 frames too many came of that."""
+        parameters = replace(PUBLISHED, defaults=replace(PUBLISHED.defaults, fps=fps))
+        for frames in (1, 5, 6, 81, 101, 1201):
+            length = scene_length(parameters, None, FantasyTalkingOptions(frames=frames))
+            assert length.kept == frames
+            assert length.frames == max(5, 4 * -(-(frames - 1) // 4) + 1)
+        assert scene_length(parameters, sound(float(81 / exact_rate(fps)))).frames == 81
+
     def test_of_ten_minutes_is_many_windows_of_the_same_length(self):
         length = scene_length(PUBLISHED, sound(600.0))
         assert length.kept == 13800
@@ -145,9 +152,31 @@ class TestSound:
         found = self.heard(model, 2.0, 25, hearing="clip")
         assert torch.equal(found.of_frames(0, 7)[0], model.audio_tokens(sound(2.0).features))
 
+    def test_of_ten_minutes_is_projected_in_blocks(self, model, monkeypatch):
+        sizes, project = [], model.audio_tokens
+        whole = project(sound(600.0).features)
+
+        def counted(features):
+            sizes.append(len(features))
+            return project(features)
+
+        monkeypatch.setattr(model, "audio_tokens", counted)
+        found = self.heard(model, 600.0, 7501, hearing="clip")
+        assert sum(sizes) == 30_000
+        assert max(sizes) <= PROJECTED_AT_ONCE
+        assert found.tokens.device.type == "cpu"
+        torch.testing.assert_close(found.tokens, whole)
+
     def test_may_count_places_without_sound(self, model):
         assert self.heard(model, 2.0, 25).of_frames(0, 3)[1] is not None
         assert self.heard(model, 2.0, 25, masked_audio=False).of_frames(0, 3)[1] is None
+
+    def test_is_masked_where_the_model_tells_places_apart(self):
+        placed = new_model(replace(SMALL, audio=replace(SMALL.audio, places=25)))
+        assert self.heard(placed, 2.0, 25).masked
+        assert isinstance(self.heard(placed, 2.0, 25, masked_audio=False, hearing="clip"), WholeAudio)
+        with pytest.raises(ValueError, match=r"tells the places of a window apart.*switch masked_audio on"):
+            self.heard(placed, 2.0, 25, masked_audio=False)
 
     @pytest.mark.parametrize("wrong", [{"encoder": "hubert"}, {"layers": 2}, {"channels": 5}])
     def test_of_another_encoder_is_refused(self, model, wrong):
@@ -252,6 +281,22 @@ class TestBadInput:
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*, expected one of"):
             FantasyTalkingOptions(**wrong)
 
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            *({"shift": value} for value in (-1.0, 0.0, float("inf"), float("nan"))),
+            *({name: float("nan")} for name in ("identity_scale", "audio_scale")),
+            *({name: float("inf")} for name in ("prompt_guidance", "audio_guidance")),
+            *({name: 0} for name in ("steps", "frames", "streams_at_once")),
+            *({"first_block_cache": value} for value in (0.0, 1.0, float("nan"))),
+            *({"seed": value} for value in (1 << 64, -(1 << 63) - 1, 0.5)),
+            {"overlap": -1},
+        ],
+    )
+    def test_of_numbers(self, wrong):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))} is .*, expected"):
+            FantasyTalkingOptions(**wrong)
+
 
 class TestOptions:
     def test_that_are_not_chosen_are_the_models(self):
@@ -273,49 +318,3 @@ class TestOptions:
     def test_guidance_by_sound_may_be_left_out(self):
         found = sampling_options(PUBLISHED, FantasyTalkingOptions(guided_by_sound=False))
         assert found.guidance.scales == GuidanceScales(5, None)
-
-
-class TestIntensity:
-    def test_of_latent_frames_is_the_mean_of_their_frames(self):
-        rising = MotionIntensity(Gate(np.array([0.0, 1.0]), np.array([0.0, 2.0])), 0.5)
-        found = intensity_of_latents(rising, 3, 4.0)  # frames 0 | 1..4 | 5..8 of 8 to the end
-        torch.testing.assert_close(found[:, 0], torch.tensor([0.0, 2.5, 6.5]) / 8)
-        assert found[:, 1].tolist() == [0.5] * 3
-
-    @pytest.mark.parametrize(("face", "factor"), [(0.0, 0.6), (0.5, 1.0), (1.0, 1.4)])
-    def test_guidance_by_sound_stands_in_where_it_is_chosen(self, face, factor):
-        chosen = MotionIntensity(face, 0.5, "audio_guidance")
-        options = FantasyTalkingOptions()
-        found = audio_guidance_factor(PUBLISHED, chosen, sound(1.0), options, 1.0)
-        assert found == pytest.approx(factor)
-        assert 3 <= sampling_options(PUBLISHED, options, found).guidance.scales.audio <= 7
-        assert audio_guidance_factor(SMALL, chosen, sound(1.0), options, 1.0) == 1  # it has a network for it
-
-    def test_guidance_by_sound_cannot_stand_in_without_it(self):
-        chosen = MotionIntensity(stand_in="audio_guidance")
-        with pytest.raises(ValueError, match="there is no sound"):
-            audio_guidance_factor(PUBLISHED, chosen, None, FantasyTalkingOptions(), 1.0)
-        with pytest.raises(ValueError, match="switched off"):
-            audio_guidance_factor(
-                PUBLISHED, chosen, sound(1.0), FantasyTalkingOptions(guided_by_sound=False), 1.0
-            )
-
-    def test_words_stand_in_where_they_are_chosen(self):
-        said = [
-            worded_prompt("A woman is talking.", MotionIntensity(0.5, body, "prompt"), 1.0)
-            for body in (0.1, 0.5, 1)
-        ]
-        assert len(set(said)) == 3
-        assert all(one.startswith("A woman is talking, ") for one in said)
-        assert (
-            worded_prompt("  ", MotionIntensity(stand_in="prompt"), 1.0)
-            == "A person talking, moving naturally."
-        )
-        for left_alone in (None, MotionIntensity(1, 1), MotionIntensity(1, 1, "audio_guidance")):
-            assert worded_prompt("A woman.", left_alone, 1.0) == "A woman."
-        assert (
-            audio_guidance_factor(
-                PUBLISHED, MotionIntensity(stand_in="prompt"), None, FantasyTalkingOptions(), 1.0
-            )
-            == 1
-        )

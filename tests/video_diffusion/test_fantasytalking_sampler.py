@@ -1,14 +1,10 @@
 """FantasyTalking's sampling loop: the released one; networks that know the answer; a small one of random weights."""
 
-import dataclasses
-import gc
-import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 from talking_portrait.core_models.video_diffusion.fantasytalking.audio_windows import (
-    AudioWindows,
     audio_timeline,
 )
 from talking_portrait.core_models.video_diffusion.fantasytalking.clip_conditions import (
@@ -26,10 +22,26 @@ from talking_portrait.core_models.video_diffusion.fantasytalking.sampler import 
     SamplingOptions,
     sample_latents,
 )
-from talking_portrait.core_models.video_diffusion.wan.frame_rules import latent_frames, video_frames
-from torch import nn
+from talking_portrait.core_models.video_diffusion.wan.frame_rules import video_frames
 
-from .fantasytalking_models import SMALL_MODEL, new_model
+from .fantasytalking_models import new_model
+from .fantasytalking_sampling import (
+    CHANNELS,
+    HEIGHT,
+    QUICK,
+    TEXT,
+    WIDTH,
+    KnowingNetwork,
+    clip,
+    drawn,
+    guided,
+    heard_frames,
+    noise_of,
+    read_text,
+    sampled,
+    small_conditions,
+    small_sampler,
+)
 from .test_fantasytalking_golden import case_and_arrays, network_case  # noqa: F401
 from .wan_golden import assert_agrees
 
@@ -40,80 +52,11 @@ SCALES = {
     "cfg5_noaudiocfg": (GuidanceScales(5, None), 1.0),
     "cfg3_audio7_scale0_5": (GuidanceScales(3, 7), 0.5),
 }
-CHANNELS, TEXT, HEIGHT, WIDTH = 2, 3, 2, 2
-QUICK = SamplingOptions(steps=2, window=5, overlap=1)
 
 
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-class Block(nn.Module):
-    """A block that the network runs through, to be hooked."""
-
-    def forward(self, values):
-        return values
-
-
-class Transformer(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.ModuleList([Block(), Block()])
-
-
-class KnowingNetwork(nn.Module):
-    """Gives the velocity that leads to what `clean` says of the conditions: a number for each latent frame."""
-
-    def __init__(self, clean):
-        super().__init__()
-        self.number = nn.Parameter(torch.zeros(()), requires_grad=False)
-        self.transformer = Transformer()
-        self.clean = clean
-        self.evaluations = []
-
-    def forward(self, latents, timesteps, conditions):
-        self.evaluations.append((latents, timesteps, conditions))
-        for block in self.transformer.blocks:
-            latents = block(latents)
-        clean = self.clean(conditions).expand(len(latents), latents.shape[2])
-        sigma = (timesteps / 1000).view(-1, 1, 1, 1, 1)
-        return (latents - clean[:, None, :, None, None]) / sigma
-
-
-def heard_frames(conditions):
-    """The mean of each latent frame's window; 0 without sound."""
-    if conditions.audio is None:
-        return torch.zeros(1, 1)
-    return conditions.audio.mean(dim=(2, 3)) * conditions.audio_scale[:, None]
-
-
-def read_text(conditions):
-    return conditions.text.mean(dim=(1, 2))[:, None]
-
-
-def clip(latents, options=QUICK, **changed):
-    """Conditions of a clip whose latent frame i hears the number i + 1 only, in the mean of its window."""
-    window = min(latents, options.window)
-    tokens = torch.arange(1.0, latents + 1)[:, None]
-    given = {
-        "image": drawn(4 + CHANNELS, window, HEIGHT, WIDTH),
-        "text": torch.full((2, TEXT), 2.0),
-        "negative_text": torch.full((2, TEXT), -1.0),
-        "audio": FrameAudio(AudioWindows(tokens, tuple((place, place) for place in range(latents)))),
-    }
-    return ClipConditions(**given | changed)
-
-
-def noise_of(latents):
-    return drawn(1, CHANNELS, latents, HEIGHT, WIDTH, seed=9)
-
-
-def sampled(model, conditions, latents, options=QUICK, **callbacks):
-    return sample_latents(model, conditions, noise_of(latents), options, **callbacks)
-
-
-def guided(by_prompt=1.0, by_sound=1.0, **intervals):
-    return GuidanceSchedule(GuidanceScales(by_prompt, by_sound), **intervals)
+@pytest.fixture(scope="module")
+def small():
+    return small_sampler()
 
 
 class TestRelease:
@@ -320,33 +263,6 @@ class TestStreams:
         assert [given.audio is None for _, _, given in network.evaluations] == [True, True, False]
 
 
-def small_conditions(latents, window):
-    p, frames = SMALL_MODEL, min(latents, window)
-    tokens = drawn(8 * latents, p.audio.width, seed=4)
-    return ClipConditions(
-        image=drawn(p.wan.condition_channels, frames, 4, 6, seed=1),
-        text=drawn(4, p.wan.text_dim, seed=2),
-        negative_text=drawn(4, p.wan.text_dim, seed=3),
-        picture=drawn(6, p.wan.image_dim, seed=5),
-        audio=FrameAudio(audio_timeline(tokens, video_frames(latents))),
-        identity=drawn(p.identity.queries, p.identity.width, seed=6),
-        intensity=torch.full((latents, 2), 0.5),
-    )
-
-
-@pytest.fixture(scope="module")
-def small():
-    """Samples with the small network."""
-    model = new_model()
-
-    def of(latents, options, **callbacks):
-        noise = drawn(1, SMALL_MODEL.wan.out_channels, latents, 4, 6, seed=7)
-        return sample_latents(model, small_conditions(latents, options.window), noise, options, **callbacks)
-
-    of.model = model
-    return of
-
-
 class TestSmallNetwork:
     @pytest.mark.parametrize("latents", [1 + 1, 3, 4, 8])
     def test_clips_of_any_length_are_sampled(self, small, latents):
@@ -398,158 +314,3 @@ class TestSmallNetwork:
         found = sample_latents(model, small_conditions(4, 3), noise, replace(QUICK, window=3))
         assert found.dtype == torch.float32
         assert found.isfinite().all()
-
-
-class Cancelled(Exception):
-    """What a callback may raise."""
-
-
-class TestCallbacks:
-    @pytest.mark.parametrize(("latents", "at_once"), [(5, 1), (12, 1), (12, 2), (12, 3)])
-    def test_progress_counts_streams_of_windows_and_steps(self, latents, at_once):
-        calls = []
-        options = replace(QUICK, guidance=guided(5, 4.5, audio=Interval(0, 0.5)), streams_at_once=at_once)
-        network = KnowingNetwork(heard_frames)
-        sampled(network, clip(latents), latents, options, progress=lambda *call: calls.append(call))
-        windows = len(ledger(latents, options.window, options.overlap).windows)
-        done = 0
-        for (seen, _, _), call in zip(network.evaluations, calls, strict=True):
-            done += len(seen)
-            assert call == (done, windows * (3 + 2))
-        assert done == windows * 5
-
-    def test_what_progress_raises_ends_the_work(self):
-        network = KnowingNetwork(heard_frames)
-
-        def progress(done, total):
-            if done == 2:
-                raise Cancelled
-
-        with pytest.raises(Cancelled):
-            sampled(network, clip(12), 12, progress=progress)
-        assert len(network.evaluations) == 2
-
-    def test_check_is_called_before_each_evaluation_and_block(self):
-        calls, network = [], KnowingNetwork(heard_frames)
-        options = replace(QUICK, steps=1, guidance=guided())
-        sampled(network, clip(12), 12, options, check=lambda: calls.append(len(network.evaluations)))
-        assert calls == [0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4]
-
-    def test_what_check_raises_ends_an_evaluation_between_blocks(self):
-        network, calls = KnowingNetwork(heard_frames), []
-        second = network.transformer.blocks[1]
-        second.register_forward_hook(lambda *_: calls.append("second"))
-
-        def check():
-            calls.append("check")
-            if len(calls) == 3:
-                raise Cancelled
-
-        with pytest.raises(Cancelled):
-            sampled(network, clip(5), 5, check=check)
-        assert calls == ["check"] * 3
-        assert not any(block._forward_pre_hooks for block in network.transformer.blocks)
-
-    def test_check_works_within_the_real_network(self, small):
-        calls = []
-
-        def check():
-            calls.append(1)
-            if len(calls) == 3:
-                raise Cancelled
-
-        with pytest.raises(Cancelled):
-            small(4, QUICK, check=check)
-        assert not any(block._forward_pre_hooks for block in small.model.transformer.blocks)
-        assert small.model.shared.current.audio is None
-
-
-def bytes_alive():
-    """Of all tensors that Python knows of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor]
-    return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}.values())
-
-
-class TestLongClips:
-    def test_windows_stay_as_large_however_long_the_clip(self):
-        sizes = set()
-        for frames in (81, 1501):
-            latents = latent_frames(frames)
-            options = replace(QUICK, window=21, overlap=5, guidance=guided(5, 4.5), streams_at_once=3)
-            network = KnowingNetwork(heard_frames)
-            found = sampled(network, clip(latents, options), latents, options)
-            assert found.shape[2] == latents
-            sizes |= {tuple(seen.shape) for seen, _, _ in network.evaluations}
-        assert sizes == {(3, CHANNELS, 21, HEIGHT, WIDTH)}
-
-    def test_memory_grows_by_the_latents_alone(self):
-        """By what is kept of a clip: its noise, its latents before and after a step, the velocity, and the anchors."""
-
-        class Measured(KnowingNetwork):
-            alive, count = 0, 0
-
-            def forward(self, latents, timesteps, conditions):
-                self.count += 1
-                if self.count == 2 * windows:  # the last of the second step: all that is kept is there
-                    self.alive = bytes_alive()
-                return latents * 0.5
-
-        found = {}
-        for latents in (51, 376):
-            options = replace(QUICK, window=21, overlap=5, guidance=guided())
-            windows = len(ledger(latents, options.window, options.overlap).windows)
-            network = Measured(None)
-            conditions = clip(latents, options, image=drawn(20, 21, 16, 16))
-            sample_latents(network, conditions, drawn(1, 16, latents, 16, 16), options)
-            found[latents] = network.alive
-        of_latents = 4 * 16 * 16 * 16 * (376 - 51)
-        assert 2 * of_latents < found[376] - found[51] < 3.5 * of_latents
-
-
-class TestBadInput:
-    @pytest.mark.parametrize("shape", [(CHANNELS, 5, 2, 2), (2, CHANNELS, 5, 2, 2)])
-    def test_noise_of_another_shape_is_refused(self, shape):
-        with pytest.raises(ValueError, match=r"the noise has shape .*, expected \(1, C, F, h, w\)"):
-            sample_latents(KnowingNetwork(heard_frames), clip(5), torch.zeros(shape), QUICK)
-
-    @pytest.mark.parametrize("shape", [(4, 2, 2), (5, 2, 3)])
-    def test_a_picture_of_another_size_is_refused(self, shape):
-        with pytest.raises(ValueError, match="encode the picture for the window's frames"):
-            sampled(KnowingNetwork(heard_frames), clip(5, image=torch.zeros(6, *shape)), 5)
-
-    def test_intensity_of_another_length_is_refused(self):
-        with pytest.raises(ValueError, match=r"the intensity has shape \(4, 2\), expected \(5, 2\)"):
-            sampled(KnowingNetwork(heard_frames), clip(5, intensity=torch.zeros(4, 2)), 5)
-
-    def test_prompts_of_two_lengths_are_refused(self):
-        with pytest.raises(ValueError, match="pad both to one length"):
-            clip(5, negative_text=torch.zeros(3, TEXT))
-
-    @pytest.mark.parametrize(
-        ("changed", "message"),
-        [
-            ({"steps": 0}, "steps is 0"),
-            ({"window": 0}, "window 0"),
-            ({"streams_at_once": 0}, "streams_at_once 0"),
-            ({"first_block_cache": 0.0}, "first_block_cache is 0.0"),
-            ({"first_block_cache": 1.5}, "first_block_cache is 1.5"),
-        ],
-    )
-    def test_options_out_of_range_are_refused(self, changed, message):
-        with pytest.raises(ValueError, match=message):
-            dataclasses.replace(QUICK, **changed)
-
-    @pytest.mark.parametrize(
-        ("dtype", "advice"),
-        [
-            (torch.float16, "sampling in float16 .* step 1: choose bfloat16"),
-            (torch.float32, "lower the guidance"),
-        ],
-    )
-    def test_infinity_ends_the_work_with_advice(self, dtype, advice):
-        network = KnowingNetwork(lambda conditions: torch.full((1, 1), float("inf")))
-        network.number.data = network.number.data.to(dtype)
-        with pytest.raises(FloatingPointError, match=advice):
-            sampled(network, clip(5), 5)

@@ -24,6 +24,7 @@ from talking_portrait.core_models.video_diffusion.wan.autoencoder import (
     raw_latents,
     wan_autoencoder_parameters,
 )
+from talking_portrait.core_models.video_diffusion.wan.tiled_decoding import tiled_chunks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -260,11 +261,21 @@ def test_bfloat16_stays_near_float32():
     assert (first - second).abs().max() < 0.05
 
 
-def test_overflow_is_reported():
-    autoencoder = made()
+@pytest.mark.parametrize("chunks", [decoded_chunks, tiled_chunks])
+@pytest.mark.parametrize(
+    ("dtype", "advice"),
+    [
+        (torch.float16, "in float16: choose bfloat16 or float32 as precision"),
+        (torch.bfloat16, "in bfloat16: choose float32 as precision, or sample again with lower guidance"),
+        (torch.float32, "in float32: sample again with lower guidance, or load the weights again"),
+    ],
+)
+def test_overflow_is_reported_with_what_helps_in_that_precision(chunks, dtype, advice):
+    """Tiles are blended in float32, which is not what they were computed in."""
+    autoencoder = made().to(dtype)
     autoencoder.decoder.conv_out.bias.fill_(float("inf"))
-    with pytest.raises(FloatingPointError, match="choose bfloat16 or float32"):
-        next(decoded_chunks(autoencoder, noise(2, 1, 2, 2)))
+    with pytest.raises(FloatingPointError, match=advice):
+        next(iter(chunks(autoencoder, noise(2, 1, 2, 2))))
 
 
 @pytest.mark.parametrize(

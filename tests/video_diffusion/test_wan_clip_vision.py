@@ -119,6 +119,21 @@ def test_half_precision_stays_near(network, pixels, tmp_path):
     assert (picture_tokens(half, pixels) - expected).abs().max() < 0.02 * expected.abs().max()
 
 
+def test_work_may_be_ended_between_blocks(network, pixels):
+    calls = []
+    assert torch.equal(
+        picture_tokens(network, pixels, lambda: calls.append(None)), picture_tokens(network, pixels)
+    )
+    assert len(calls) == SMALL.layers
+
+    def check():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        picture_tokens(network, pixels, check)
+    picture_tokens(network, pixels)  # nothing of the check is left
+
+
 def test_published_sizes_need_no_memory():
     with torch.device("meta"):
         published = new_clip_vision()

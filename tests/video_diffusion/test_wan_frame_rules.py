@@ -17,7 +17,6 @@ from talking_portrait.core_models.video_diffusion.wan.frame_rules import (
     latent_frames,
     prepared_image,
     release_frames,
-    release_samples,
     rendered_size,
     resized_size,
     stretched,
@@ -77,9 +76,6 @@ class TestFrames:
     def test_of_ten_minutes_are_all_there(self):
         assert covering_frames(600, 23) == 13801
 
-    def test_of_the_release_end_where_its_sound_is_cut(self):
-        assert release_samples(81) == 56347 == math.floor(81 / 23 * 16000)
-
     @pytest.mark.parametrize(("frames", "better"), [(0, 1), (-3, 1), (2, 5), (4, 5), (80, 81), (82, 85)])
     def test_that_no_latents_hold_are_refused_with_those_that_would(self, frames, better):
         with pytest.raises(ValueError, match=f"there are {frames} frames.*use {better}$"):
@@ -94,7 +90,6 @@ class TestFrames:
             (lambda: release_frames(math.nan), "duration is nan"),
             (lambda: release_frames(-0.5), "duration is -0.5"),
             (lambda: release_frames(1, 0), "fps is 0"),
-            (lambda: release_samples(5, 0), "fps is 0"),
             (lambda: release_frames(1, largest=80), "largest number of frames is 80"),
             (lambda: release_frames(1, largest=1), "largest number of frames is 1"),
         ],
@@ -162,6 +157,21 @@ class TestPreparedImage:
         assert (image[1] == -1).all()
         assert image[2, :16].mean() > image[2, -16:].mean() + 0.7
         assert np.array_equal(picture, before)
+
+    @pytest.mark.parametrize(
+        ("width", "height", "said"),
+        [
+            (400, 5, "400 x 5 px becomes 512 x 16: it is stretched to 2.5 times its height"),
+            (5, 400, "its width"),
+        ],
+    )
+    def test_that_is_stretched_much_is_said(self, width, height, said, caplog):
+        prepared_image(np.zeros((height, width, 3), np.uint8), 512)
+        assert said in caplog.text
+        caplog.clear()
+        for other in ((500, 333), (333, 500), (512, 80), (64, 64)):
+            prepared_image(np.zeros((*other, 3), np.uint8), 512)
+        assert not caplog.text
 
     def test_goes_through_both_resizings(self, monkeypatch):
         calls = []

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from talking_portrait.core_models.strict_loading import UnreadableWeightsError, WeightMismatchError
+from talking_portrait.core_models.video_diffusion.wan.prompt_encoder import PromptEncoder
 from talking_portrait.core_models.video_diffusion.wan.text_cleaning import clean_prompt
 from talking_portrait.core_models.video_diffusion.wan.text_encoder import (
     DEFAULT_NEGATIVE_PROMPT,
@@ -117,6 +118,109 @@ def test_files_of_every_name(kind, encoder, tmp_path):
     assert {value.dtype for value in coarse.parameters()} == {torch.bfloat16}
 
 
+def test_a_key_in_two_shards_is_refused(encoder, tmp_path):
+    folder = saved(tmp_path, "shards", encoder)
+    second = load_file(folder / "model-00002-of-00002.safetensors")
+    twice = {"encoder.final_layer_norm.weight": torch.ones(SMALL.width)}
+    for number in (1, 2):
+        path = folder / f"model-0000{number}-of-00002.safetensors"
+        save_file((load_file(path) if number == 1 else second) | twice, path)
+    with pytest.raises(
+        WeightMismatchError, match=r"00002-of-00002.*'encoder.final_layer_norm.weight', which another"
+    ):
+        load_text_encoder(folder, parameters=SMALL)
+
+
+@pytest.mark.parametrize("names", [("shared.weight",), ("token_embedding.weight",)])
+def test_two_embeddings_must_be_one(names, encoder, tmp_path):
+    state = original_state(encoder)
+    embedding = state.pop("token_embedding.weight")
+    state |= dict.fromkeys((*names, "encoder.embed_tokens.weight"), embedding)
+    torch.save(state, tmp_path / "t5.pth")
+    assert torch.equal(output(load_text_encoder(tmp_path / "t5.pth", torch.float32, SMALL)), output(encoder))
+    state["encoder.embed_tokens.weight"] = embedding + 2**-6
+    torch.save(state, tmp_path / "t5.pth")
+    with pytest.raises(WeightMismatchError, match=r"shared\.weight and encoder\.embed_tokens\.weight differ"):
+        load_text_encoder(tmp_path / "t5.pth", parameters=SMALL)
+
+
+def linear_weights(encoder):
+    return {
+        f"{name}.weight": layer.weight
+        for name, layer in encoder.named_modules()
+        if type(layer) is torch.nn.Linear
+    }
+
+
+def scaled_state(encoder):
+    """The weights as ComfyUI's umt5_xxl_fp8_e4m3fn_scaled.safetensors holds them: its keys, its precisions."""
+    state = transformers_state(encoder, "encoder.embed_tokens.weight")
+    state = {name: value.half() if "shared" in name else value for name, value in state.items()}
+    for name, weight in linear_weights(encoder).items():
+        scale = weight.abs().max() / 448
+        state[name] = (weight / scale).to(torch.float8_e4m3fn)
+        state[name.replace(".weight", ".scale_weight")] = scale.reshape(1)
+    return state | {
+        "scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn),
+        "spiece_model": torch.zeros(7, dtype=torch.uint8),
+    }
+
+
+def rounded(encoder, state):
+    """An encoder with the numbers that a scaled state stands for."""
+    made = new_text_encoder(SMALL)
+    values = {name: value.float() for name, value in state.items() if name in made.state_dict()}
+    for name in linear_weights(encoder):
+        values[name] = values[name] * state[name.replace(".weight", ".scale_weight")]
+    made.load_state_dict(values | {"encoder.embed_tokens.weight": values["shared.weight"]})
+    return made
+
+
+class TestEightBits:
+    @pytest.mark.parametrize("keep_float8", [True, False])
+    def test_comfyuis_scaled_file_is_read(self, keep_float8, encoder, tmp_path):
+        state = scaled_state(encoder)
+        save_file(state, tmp_path / "t5.safetensors")
+        loaded = load_text_encoder(tmp_path / "t5.safetensors", torch.float32, SMALL, keep_float8)
+        torch.testing.assert_close(output(loaded), output(rounded(encoder, state)), atol=1e-6, rtol=1e-6)
+        distance = (output(loaded) - output(encoder)).norm() / output(encoder).norm()
+        assert 0 < distance < 0.1
+        half = load_text_encoder(tmp_path / "t5.safetensors", torch.bfloat16, SMALL, keep_float8)
+        assert output(half).dtype == torch.bfloat16
+        assert (output(half) - output(loaded)).norm() < 0.05 * output(loaded).norm()
+
+    def test_its_weights_stay_in_8_bits_but_for_those_that_transformers_looks_at(self, encoder, tmp_path):
+        save_file(scaled_state(encoder), tmp_path / "t5.safetensors")
+        loaded = load_text_encoder(tmp_path / "t5.safetensors", parameters=SMALL)
+        packed = {name for name, value in loaded.state_dict().items() if value.dtype == torch.float8_e4m3fn}
+        assert packed == {name for name in linear_weights(encoder) if not name.endswith(".wo.weight")}
+        assert {value.dtype for value in loaded.parameters()} == {torch.float8_e4m3fn, torch.bfloat16}
+        assert loaded.shared.weight is loaded.encoder.embed_tokens.weight
+        assert not loaded.training
+        assert not any(value.requires_grad for value in loaded.parameters())
+
+    def test_plain_files_are_what_they_say(self, encoder, tmp_path):
+        state = {name: value.to(torch.float8_e4m3fn) for name, value in original_state(encoder).items()}
+        save_file(state, tmp_path / "t5.safetensors")
+        kept, at_once = (
+            load_text_encoder(tmp_path / "t5.safetensors", torch.float32, SMALL, keep)
+            for keep in (True, False)
+        )
+        assert torch.equal(output(kept), output(at_once))
+        assert any(value.dtype == torch.float8_e4m3fn for value in kept.parameters())
+        shared = encoder.shared.weight.to(torch.float8_e4m3fn).float()
+        assert torch.equal(kept.shared.weight, shared)
+
+    def test_a_scale_that_is_missing_is_named(self, encoder, tmp_path):
+        state = scaled_state(encoder)
+        del state["encoder.block.1.layer.0.SelfAttention.q.scale_weight"]
+        save_file(state, tmp_path / "t5.safetensors")
+        with pytest.raises(
+            WeightMismatchError, match=r"without a scale: \['encoder\.block\.1\.layer\.0\.Self"
+        ):
+            load_text_encoder(tmp_path / "t5.safetensors", parameters=SMALL)
+
+
 def test_published_sizes_need_no_memory():
     with torch.device("meta"):
         network = new_text_encoder()
@@ -157,6 +261,26 @@ def test_padding_that_is_masked_changes_nothing(encoder, tokeniser):
         padded = encoder(input_ids=tokens, attention_mask=(tokens > 0).long()).last_hidden_state[0, :5]
     rows = encoded_prompt(encoder, tokeniser, "a woman is talking.")
     torch.testing.assert_close(rows[:5], padded, atol=1e-5, rtol=1e-5)
+
+
+def test_work_may_be_ended_between_blocks(encoder, tokeniser):
+    class CancelledError(Exception):
+        pass
+
+    calls = []
+
+    def check():
+        calls.append(None)
+        if len(calls) == SMALL.layers + 2:
+            raise CancelledError
+
+    plain = encoded_prompt(encoder, tokeniser, "hello")
+    assert torch.equal(PromptEncoder(encoder, tokeniser)("hello", check), plain)
+    assert len(calls) == SMALL.layers
+    with pytest.raises(CancelledError):
+        encoded_prompt(encoder, tokeniser, "hello", check=check)
+    encoded_prompt(encoder, tokeniser, "hello")
+    assert len(calls) == SMALL.layers + 2
 
 
 @pytest.mark.parametrize("text", ["", "   \n "])

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from ...key_tables import KEY_TABLES
 from ...strict_loading import (
-    UnreadableWeightsError,
     load_strict,
     map_keys,
-    read_metadata,
+    read_sizes,
     read_weights,
     require_matching_keys,
     require_no_meta_tensors,
@@ -31,15 +30,8 @@ def actalker_parameters(path: str | os.PathLike[str]) -> ACTalkerParameters:
 
     Raises FileNotFoundError, and UnreadableWeightsError (a ValueError) for a file of another kind.
     """
-    text = read_metadata(path).get(ACTALKER_ENTRY)
-    if text is None:
-        raise UnreadableWeightsError(
-            f"{path} is not an ACTalker model of 'talking-portrait train actalker': its metadata has no sizes"
-        )
-    try:
-        return ACTalkerParameters.from_dict(json.loads(text))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UnreadableWeightsError(f"{path}: its sizes ({text[:80]}) cannot be read: {error}") from error
+    kind = "an ACTalker model of 'talking-portrait train actalker'"
+    return read_sizes(path, ACTALKER_ENTRY, ACTalkerParameters.from_dict, kind)
 
 
 def load_actalker(path: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> ACTalkerModel:

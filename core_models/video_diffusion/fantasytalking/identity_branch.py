@@ -7,7 +7,7 @@ choose from, so it is first spread over several tokens.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -46,15 +46,6 @@ class IdentityBranchParameters:
                 )
         if self.hidden % self.heads:
             raise ValueError(f"hidden is {self.hidden}, which {self.heads} heads do not divide")
-
-    def to_dict(self) -> dict[str, int]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, int]) -> IdentityBranchParameters:
-        """Rebuild from `to_dict`; raises TypeError for fields that do not exist."""
-        return cls(**values)
 
 
 class TokenAttention(nn.Module):

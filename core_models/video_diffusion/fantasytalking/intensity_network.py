@@ -7,7 +7,7 @@ gives no sizes and released no weights: all sizes here are ours.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -43,15 +43,6 @@ class IntensityParameters:
                 raise ValueError(f"IntensityParameters.{one.name} is {value!r}, expected a whole number >= 1")
         if self.frequency_dim % 2:
             raise ValueError(f"frequency_dim is {self.frequency_dim}, expected an even number")
-
-    def to_dict(self) -> dict[str, int]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, int]) -> IntensityParameters:
-        """Rebuild from `to_dict`; raises TypeError for fields that do not exist."""
-        return cls(**values)
 
 
 def coefficient_waves(coefficients: Tensor, count: int) -> Tensor:

@@ -22,6 +22,8 @@ WORDING = (
     (1.0, "moving a lot, with large, lively gestures"),
 )
 """Up to which intensity of the body which words stand in for it; the paper calls 0.1 subtle, 0.5 natural, 1 intense."""
+_SLACK = 1e-6
+"""Intensities are float32, in which 0.3 is 0.30000001."""
 
 
 def worded_prompt(prompt: str, intensity: MotionIntensity | None, duration: float) -> str:
@@ -32,7 +34,7 @@ def worded_prompt(prompt: str, intensity: MotionIntensity | None, duration: floa
     if intensity is None or intensity.stand_in != PROMPT_WORDING:
         return prompt
     _, body = intensity.mean(duration)
-    words = next(words for limit, words in WORDING if body <= limit)
+    words = next(words for limit, words in WORDING if body <= limit + _SLACK)
     start = prompt.strip().rstrip(".,")
     return f"{start}, {words}." if start else f"A person talking, {words}."
 
@@ -47,7 +49,8 @@ def audio_guidance_factor(
     """Return what the guidance by sound is multiplied by: 1, or 0.6 to 1.4 where it stands in for the face's intensity.
 
     Raises ValueError for an intensity in a model without a network for it when nothing stands in, or guidance by sound
-    that stands in where there is none.
+    that stands in where there is none: without sound, switched off, at 0, at 1 (which stays 1: multiplied it would be
+    guidance, and a pass, that nobody chose), or in no step.
     """
     if intensity is None or parameters.intensity is not None:
         return 1.0
@@ -58,11 +61,31 @@ def audio_guidance_factor(
         )
     if intensity.stand_in != AUDIO_GUIDANCE:
         return 1.0
-    if audio is None or not options.guided_by_sound:
+    lacking = _lacking_guidance(parameters, audio, options)
+    if lacking is not None:
         raise ValueError(
-            "guidance by sound is to stand in for motion intensity, but "
-            + ("there is no sound" if audio is None else "it is switched off")
-            + ": choose 'prompt', or leave the intensity out"
+            f"guidance by sound is to stand in for motion intensity, but {lacking}: choose 'prompt', or leave the "
+            "intensity out"
         )
     face, _ = intensity.mean(duration)
     return LEAST_GUIDANCE + GUIDANCE_RANGE * face
+
+
+def _lacking_guidance(
+    parameters: FantasyTalkingParameters, audio: AudioEmbedding | None, options: FantasyTalkingOptions
+) -> str | None:
+    """Return why there is no guidance by sound that could be more or less, in words; None where there is."""
+    own = parameters.defaults
+    guidance = own.audio_guidance if options.audio_guidance is None else options.audio_guidance
+    steps = own.steps if options.steps is None else options.steps
+    if audio is None:
+        return "there is no sound"
+    if not options.guided_by_sound:
+        return "it is switched off"
+    if options.audio_scale == 0:
+        return "the sound is switched off (audio_scale is 0)"
+    if guidance in (0, 1):
+        return f"it is switched off (audio_guidance is {guidance:g})"
+    if not any(options.audio_interval.holds(step, steps) for step in range(steps)):
+        return "it is switched off in all steps (audio_start and audio_end)"
+    return None

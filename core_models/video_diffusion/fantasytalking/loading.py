@@ -12,10 +12,9 @@ from torch import Tensor
 from ...key_tables import KEY_TABLES
 from ...strict_loading import (
     PICKLE_SUFFIXES,
-    UnreadableWeightsError,
     load_strict,
     map_keys,
-    read_metadata,
+    read_sizes,
     read_weights,
     require_matching_keys,
     require_no_meta_tensors,
@@ -97,16 +96,8 @@ def fantasytalking_parameters(path: str | os.PathLike[str]) -> FantasyTalkingPar
 
     Raises FileNotFoundError, and UnreadableWeightsError (a ValueError) for a file of another kind.
     """
-    text = read_metadata(path).get(FANTASYTALKING_ENTRY)
-    if text is None:
-        raise UnreadableWeightsError(
-            f"{path} is not a FantasyTalking model of 'talking-portrait train fantasytalking': its metadata "
-            "has no sizes"
-        )
-    try:
-        return FantasyTalkingParameters.from_dict(json.loads(text))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UnreadableWeightsError(f"{path}: its sizes ({text[:80]}) cannot be read: {error}") from error
+    kind = "a FantasyTalking model of 'talking-portrait train fantasytalking'"
+    return read_sizes(path, FANTASYTALKING_ENTRY, FantasyTalkingParameters.from_dict, kind)
 
 
 def load_fantasytalking_file(

@@ -24,6 +24,7 @@ from .sampler import CheckCallback, PreviewCallback, sample_latents
 from .scene_options import (
     NOTHING_CHOSEN,
     PER_CLIP,
+    PER_FRAME,
     RELEASE,
     FantasyTalkingOptions,
     SceneLength,
@@ -33,6 +34,9 @@ from .scene_options import (
 
 LISTENING_MARGIN = 0.25
 """Steps that wav2vec2 makes less of a sound than its rate says: a step needs 400 samples, the next comes 320 later."""
+
+PROJECTED_AT_ONCE = 1000
+"""Steps of a sound that become audio tokens together on the device: 20 s. All of ten minutes would be 0.6 GB there."""
 
 
 def intensity_of_latents(intensity: MotionIntensity, latents: int, fps: float) -> Tensor:
@@ -49,31 +53,46 @@ def clip_audio(
 
     With the release's timing, steps past the frames' end are left out. Its program cuts the waveform itself, before it
     is normalised and encoded: where sound is longer than the clip, that alone gives the release's numbers.
-    Raises ValueError for features of another encoder than the model's.
+    Raises what `require_fitting_audio` raises.
     """
     parameters = model.parameters_used
-    _require_heard(parameters, audio)
+    require_fitting_audio(parameters, audio, options)
     fps, features, rate = parameters.defaults.fps, audio.features, audio.rate / parameters.defaults.fps
     if options.timing == RELEASE:
         steps = math.floor(min(audio.duration, frames / fps) * audio.rate - LISTENING_MARGIN)
         features = features[: max(1, steps)]
         rate = len(features) / frames
-    weight = next(model.audio_projection.parameters())
-    tokens = model.audio_tokens(
-        features.float().to(weight.device)
-    ).cpu()  # windows go to the device one at a time
+    tokens = _projected(model, features)
     if options.hearing == PER_CLIP:
         return WholeAudio(tokens, rate)
     return FrameAudio(audio_timeline(tokens, frames, rate), options.masked_audio)
 
 
-def _require_heard(parameters: FantasyTalkingParameters, audio: AudioEmbedding) -> None:
+def _projected(model: FantasyTalkingModel, features: Tensor) -> Tensor:
+    """Return the audio tokens (L, width) of a whole sound on the CPU: its windows go to the device one at a time."""
+    device = next(model.audio_projection.parameters()).device
+    parts = features.split(PROJECTED_AT_ONCE)
+    return torch.cat([model.audio_tokens(part.float().to(device)).cpu() for part in parts])
+
+
+def require_fitting_audio(
+    parameters: FantasyTalkingParameters,
+    audio: AudioEmbedding,
+    options: FantasyTalkingOptions = NOTHING_CHOSEN,
+) -> None:
+    """Raise ValueError for features of another encoder than the model's, or for places without sound that are to take
+    part where the model tells tokens their places, which it would tell those too."""
     sizes = (parameters.audio.layers, parameters.audio.channels)
     if audio.encoder != parameters.listening or tuple(audio.features.shape[1:]) != sizes:
         raise ValueError(
             f"the model listens to {parameters.listening} ({sizes[0]} layers of {sizes[1]}), but the audio embedding "
             f"is {audio.encoder} {tuple(audio.features.shape[1:])}: choose {parameters.listening} in Audio Embedding, "
             "or connect the model there and choose automatic"
+        )
+    if parameters.audio.places and options.hearing == PER_FRAME and not options.masked_audio:
+        raise ValueError(
+            "masked_audio is off, but this model tells the places of a window apart, and those without sound would "
+            "count as heard: switch masked_audio on"
         )
 
 

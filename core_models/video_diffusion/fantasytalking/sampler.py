@@ -29,6 +29,11 @@ PreviewCallback = Callable[[Tensor], None]
 `latent_preview`."""
 CheckCallback = Callable[[], None]
 """Called before each evaluation and each of the network's blocks: what it raises (a cancellation) ends the work."""
+_OVERFLOW_ADVICE = {
+    torch.float16: "choose bfloat16 or float32 in Load Wan",
+    torch.bfloat16: "lower the guidance, or choose float32 in Load Wan",
+}
+"""What to do about infinity or NaN, by what was computed in; in float32 it is not the precision."""
 
 
 @dataclass(frozen=True)
@@ -78,25 +83,30 @@ def sample_latents(
 ) -> Tensor:
     """Return a clip's latents, (1, C, F, h, w) float32, where the noise is.
 
-    model: anything with the forward of `FantasyTalkingModel` and its transformer. noise: (1, C, F, h, w), standard
-    normal; drawn on the CPU by a seed it gives the same clip on any device, but for rounding. The clip stays where the
-    noise is; its windows go to `device` one at a time (None: where the model's weights are).
+    model: anything with the forward of `FantasyTalkingModel`, its transformer and computing_dtype. noise:
+    (1, C, F, h, w), standard normal; drawn on the CPU by a seed it gives the same clip on any device, but for rounding.
+    The clip stays where the noise is; its windows go to `device` one at a time (None: where the model's weights are).
     progress: called with the streams computed so far, and all of them, after each evaluation.
     Raises ValueError when noise and conditions do not fit, FloatingPointError in the step in which half precision
     overflowed.
     """
     book = ledger(noise.shape[2], options.window, options.overlap) if noise.ndim == 5 else None
     _require_fitting(book, conditions, noise)
-    if options.first_block_cache is not None and len(book.windows) > 1:
-        raise ValueError(
-            f"the first-block cache keeps one state a window, and this clip has {len(book.windows)}: switch it off, "
-            "or make a clip of one window"
-        )
+    require_fitting_cache(book, options)
     device = next(model.parameters()).device if device is None else torch.device(device)
     keys = KeyValueCache() if options.keys_kept else None
     loop = _Loop(model, on_device(conditions, device), book, options, device, progress, check, keys)
     with _checked_between_blocks(model, check), _cached(model, options.first_block_cache):
         return loop.sampled(noise, preview)
+
+
+def require_fitting_cache(book: Ledger, options: SamplingOptions) -> None:
+    """Raise ValueError for a first-block cache in a clip of several windows."""
+    if options.first_block_cache is not None and len(book.windows) > 1:
+        raise ValueError(
+            f"the first-block cache keeps one state a window, and this clip has {len(book.windows)}: switch it off, "
+            "or make a clip of one window"
+        )
 
 
 def _require_fitting(book: Ledger | None, conditions: ClipConditions, noise: Tensor) -> None:
@@ -134,11 +144,12 @@ def _cached(model: FantasyTalkingModel, threshold: float | None) -> Iterator[Non
     if threshold is None:
         yield
         return
-    model.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
     try:
+        model.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
         yield
     finally:
-        model.transformer.disable_cache()
+        if model.transformer.is_cache_enabled:
+            model.transformer.disable_cache()
 
 
 def _counted(progress: ProgressCallback | None, total: int) -> Callable[[int], None]:
@@ -260,11 +271,7 @@ class _Loop:
 def _require_finite(velocity: Tensor, model: FantasyTalkingModel, step: int) -> None:
     if torch.isfinite(velocity).all():
         return
-    kinds = (weight.dtype for weight in model.parameters() if weight.dtype != torch.float32)
-    dtype = str(next(kinds, torch.float32)).removeprefix("torch.")
-    advice = (
-        "lower the guidance, or load the weights again"
-        if dtype == "float32"
-        else "choose bfloat16 or float32"
-    )
-    raise FloatingPointError(f"sampling in {dtype} gave infinity or NaN in step {step + 1}: {advice}")
+    dtype = model.computing_dtype
+    advice = _OVERFLOW_ADVICE.get(dtype, "lower the guidance, or load the weights again")
+    name = str(dtype).removeprefix("torch.")
+    raise FloatingPointError(f"sampling in {name} gave infinity or NaN in step {step + 1}: {advice}")

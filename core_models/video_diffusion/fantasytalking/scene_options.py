@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ...audio.frame_clock import frame_count
 from ...types import AudioEmbedding
-from ..wan.frame_rules import covering_frames, latent_frames, release_frames, video_frames
+from ..wan.frame_rules import (
+    FEWEST_FRAMES,
+    FRAMES_PER_LATENT,
+    latent_frames,
+    release_frames,
+    video_frames,
+)
 from .conditions import IDENTITY_SCALE
 from .guidance import GuidanceScales, GuidanceSchedule, Interval
 from .long_windows import OVERLAP, Ledger, ledger
@@ -26,6 +34,8 @@ HEARINGS = (PER_FRAME, PER_CLIP)
 
 RELEASE_SEED = 1111
 """Seed of the released program."""
+_SEEDS = range(-(1 << 63), 1 << 64)
+"""Those that torch's generators take."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class FantasyTalkingOptions:
     windows share at least; None is 5, or a third of a window that is small. seed: of the noise.
     Exact, to be faster: streams_at_once, keys_kept; as in `SamplingOptions`. Approximate, to be faster:
     prompt_interval, audio_interval: the part of the steps with guidance; first_block_cache: for clips of one window.
-    Raises ValueError for an unknown timing or hearing.
+    Raises ValueError for an unknown timing or hearing, or numbers out of range.
     """
 
     steps: int | None = None
@@ -69,6 +79,23 @@ class FantasyTalkingOptions:
         for name, known in (("timing", TIMINGS), ("hearing", HEARINGS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}")
+        for name in ("prompt_guidance", "audio_guidance", "audio_scale", "identity_scale"):
+            self._require(name, math.isfinite, "a finite number")
+        for name in ("steps", "frames", "streams_at_once"):
+            self._require(name, lambda value: value >= 1, "at least 1")
+        self._require("shift", lambda value: math.isfinite(value) and value > 0, "a number above 0")
+        self._require("overlap", lambda value: value >= 0, "at least 0")
+        self._require("first_block_cache", lambda value: 0 < value < 1, "between 0 and 1, or None")
+        self._require(
+            "seed",
+            lambda value: isinstance(value, int) and value in _SEEDS,
+            "a whole number of at most 64 bits",
+        )
+
+    def _require(self, name: str, fits: Callable[[float], bool], expected: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not fits(value):
+            raise ValueError(f"{name} is {value}, expected {expected}")
 
 
 NOTHING_CHOSEN = FantasyTalkingOptions()
@@ -123,8 +150,6 @@ def _frames(
     parameters: FantasyTalkingParameters, audio: AudioEmbedding | None, options: FantasyTalkingOptions
 ) -> tuple[int, int]:
     """Return how many frames are sampled, and how many of them the clip has."""
-    if options.frames is not None and options.frames < 1:
-        raise ValueError(f"frames is {options.frames}, expected at least 1")
     fps, window = parameters.defaults.fps, _chosen(options.window, parameters.defaults.window)
     if audio is None and options.frames is None:
         raise ValueError("there is no sound to last as long as: connect one, or choose a number of frames")
@@ -132,7 +157,13 @@ def _frames(
         sampled = release_frames(audio.duration, fps, _chosen(options.frames, window))
         return sampled, sampled
     wanted = frame_count(audio.duration, fps) if options.frames is None else options.frames
-    return covering_frames(wanted / fps, fps), wanted
+    return _whole_groups(wanted), wanted
+
+
+def _whole_groups(frames: int) -> int:
+    """Return the fewest frames 4 k + 1, at least 5, that hold `frames`: counted, not by seconds, which rates such as
+    29.97 turn into a frame more."""
+    return video_frames(math.ceil((max(FEWEST_FRAMES, frames) - 1) / FRAMES_PER_LATENT) + 1)
 
 
 def _chosen(value: Chosen | None, own: Chosen) -> Chosen:

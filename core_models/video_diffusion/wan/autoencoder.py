@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from ...strict_loading import (
     require_matching_keys,
     require_no_meta_tensors,
 )
+from ..block_checks import CheckCallback as CheckCallback
 from .autoencoder_keys import ORIGINAL_MARK, original_key_table
 
 WAN_AUTOENCODER_ENTRY = "wan_autoencoder"
@@ -47,11 +48,14 @@ PUBLISHED_LATENTS_STD = (
 """Standard deviation of each channel of Wan 2.1's latents, before normalisation."""
 _SAVED_UNDER = "model_state."
 """What precedes every key of files that were saved with their training."""
+_OVERFLOW_ADVICE = {
+    torch.float16: "choose bfloat16 or float32 as precision",
+    torch.bfloat16: "choose float32 as precision, or sample again with lower guidance",
+}
+"""What to do about infinity or NaN, by what was computed in; in float32 it is not the precision."""
 
 FrameCache = list[Any]
 """What a network keeps between latent frames: tensors, and marks of diffusers' own for places not yet filled."""
-CheckCallback = Callable[[], None]
-"""Called often during long work; raises what shall end it, as ComfyUI's Cancel does."""
 
 
 @dataclass(frozen=True)
@@ -320,13 +324,16 @@ def require_latents(autoencoder: AutoencoderKLWan, latents: Tensor) -> None:
         )
 
 
-def in_pixel_range(decoded: Tensor) -> Tensor:
-    """Return decoded pixels as float32, cut to -1..1. Raises FloatingPointError for infinity or NaN."""
+def in_pixel_range(decoded: Tensor, computed: torch.dtype | None = None) -> Tensor:
+    """Return decoded pixels as float32, cut to -1..1. computed: what the decoder computed in; None is their dtype.
+
+    Raises FloatingPointError for infinity or NaN.
+    """
     if not torch.isfinite(decoded).all():
-        raise FloatingPointError(
-            f"the decoder gave infinity or NaN in {str(decoded.dtype).removeprefix('torch.')}: choose bfloat16 or "
-            "float32 as precision"
-        )
+        dtype = decoded.dtype if computed is None else computed
+        advice = _OVERFLOW_ADVICE.get(dtype, "sample again with lower guidance, or load the weights again")
+        name = str(dtype).removeprefix("torch.")
+        raise FloatingPointError(f"the decoder gave infinity or NaN in {name}: {advice}")
     return decoded.float().clamp(-1, 1)
 
 

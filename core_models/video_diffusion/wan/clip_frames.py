@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...types import ProgressCallback
 from .autoencoder import CheckCallback, decoded_chunks
-from .colour import ColourStatistics, DriftCorrection, corrected_chunks
-from .frame_rules import video_frames
+from .colour import ColourStatistics, DriftCorrection, corrected_chunks, log_window_colours
+from .frame_rules import RELEASE_FRAMES, video_frames
 from .tiled_decoding import TileSizes, tiled_chunks
 
 
@@ -25,13 +25,15 @@ def decoded_frames(
     tiles: TileSizes | None = None,
     progress: ProgressCallback | None = None,
     check: CheckCallback | None = None,
+    windows: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """Return frames (N, H, W, 3) float32 in 0..1, on the CPU, of normalised latents (C, F, h, w).
 
     kept: N, counted from the first; None keeps all 4 (F - 1) + 1. colour_keeping: 0..1, how much of the colours' drift
     is taken away. reference: the colour that is kept, of a picture in -1..1; None is the first frame's. tiles: decode
     in tiles, as the release does, in place of whole frames. progress: called with the latent frames done, and all.
-    check: called between; what it raises ends the work.
+    check: called between; what it raises ends the work. windows: (first, end) of the frames of each window the clip was
+    sampled in, whose mean colours are logged; None is stretches of 81 frames.
     Raises ValueError for latents of another form, a number of frames that they do not hold, or colour_keeping out of
     range; FloatingPointError when the decoder overflowed.
     """
@@ -45,7 +47,10 @@ def decoded_frames(
     )
     if colour_keeping:
         chunks = _colour_kept(chunks, reference, correction)
-    return _collected(chunks, kept, total, progress)
+    frames = _collected(chunks, kept, total, progress)
+    stretches = [(first, first + RELEASE_FRAMES) for first in range(0, kept, RELEASE_FRAMES)]
+    log_window_colours(frames.permute(3, 0, 1, 2), stretches if windows is None else windows)
+    return frames
 
 
 def _checked_count(kept: int | None, held: int) -> int:

@@ -19,6 +19,7 @@ from ...strict_loading import (
     require_matching_keys,
     require_no_meta_tensors,
 )
+from ..block_checks import CheckCallback, checked_between
 
 _LAYER = "encoder.layers.{}"
 VISION_KEYS: KeyTable = {
@@ -136,10 +137,11 @@ def _with_positions(network: CLIPVisionModel) -> CLIPVisionModel:
 
 
 @torch.no_grad()
-def picture_tokens(network: CLIPVisionModel, pixels: Tensor) -> Tensor:
+def picture_tokens(network: CLIPVisionModel, pixels: Tensor, check: CheckCallback | None = None) -> Tensor:
     """Return (tokens, width) float32 on the CPU: what enters the last block, 257 x 1280 for ViT-H/14.
 
     pixels: (3, S, S), of the network's size and brought to CLIP's mean and spread: what `clip_vision_pixels` gives.
+    check: called before each block; what it raises ends the work.
     Raises ValueError for another shape.
     """
     side = network.config.image_size
@@ -148,5 +150,6 @@ def picture_tokens(network: CLIPVisionModel, pixels: Tensor) -> Tensor:
             f"pixels are {tuple(pixels.shape)}, expected (3, {side}, {side}): prepare the picture by clip_vision_pixels"
         )
     batch = pixels.reshape(1, 3, side, side).to(network.device, network.dtype)
-    seen = network(pixel_values=batch, output_hidden_states=True)
+    with checked_between(clip_vision_blocks(network), check):
+        seen = network(pixel_values=batch, output_hidden_states=True)
     return seen.hidden_states[-2][0].float().cpu()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+LOGGER = logging.getLogger(__name__)
 
 SETTLING_FRAMES = 23.0
 """Frames over which the colour of a clip is averaged: a second of the release, longer than a blink or a word."""
@@ -76,6 +79,25 @@ def window_means(means: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
             f"a window of frames {wrong[0][0]} to {wrong[0][1]} is not one of a clip of {len(means)}"
         )
     return torch.stack([means[first:end].mean(dim=0) for first, end in ranges])
+
+
+def log_window_colours(frames: Tensor, ranges: Sequence[tuple[int, int]]) -> None:
+    """Say how the colour of a clip differs between its windows: the mean of each, and the largest difference of two.
+
+    frames: (C, N, H, W). ranges: (first, end) of each window's frames; what lies past the clip's end is passed over.
+    Nothing is said of a single window. Raises ValueError for frames of another shape.
+    """
+    count = _require_frames(frames).shape[1]
+    within = [(first, min(end, count)) for first, end in ranges if first < min(end, count)]
+    if len(within) < 2:
+        return
+    means = window_means(frame_means(frames), within)
+    difference = (means.amax(dim=0) - means.amin(dim=0)).max().item()
+    colours = "; ".join(" ".join(f"{value:.3f}" for value in row) for row in means.tolist())
+    LOGGER.info(
+        "mean colour of the %d windows of the clip: %s; the largest difference between two is %.3f",
+        *(len(within), colours, difference),
+    )
 
 
 def corrected_chunks(

@@ -5,6 +5,7 @@ The rules named after the release are those of FantasyTalking's published progra
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ...audio.frame_clock import frame_count
+
+LOGGER = logging.getLogger(__name__)
 
 FRAMES_PER_LATENT = 4
 """Video frames that a latent frame stands for; the first latent frame stands for one."""
@@ -24,6 +27,8 @@ RELEASE_FRAMES = 81
 """Frames of its clips at most."""
 SIZE_MULTIPLE = 16
 """Both sides of a picture are multiples of this: 8 pixels to a latent cell, 2 cells to a token."""
+NOTICED_STRETCH = 1.2
+"""How many times wider or higher a picture may become before that is said."""
 
 
 def latent_frames(frames: int) -> int:
@@ -70,15 +75,6 @@ def release_frames(duration: float, fps: float = RELEASE_FPS, largest: int = REL
     return min(whole_groups * FRAMES_PER_LATENT + FEWEST_FRAMES, largest)
 
 
-def release_samples(frames: int, fps: float = RELEASE_FPS, sample_rate: int = 16000) -> int:
-    """Return the samples of sound that the release hears for `frames` frames; sound beyond them is cut off.
-
-    Raises ValueError for a rate that is not positive.
-    """
-    _require_rate(fps)
-    return int(frames / fps * sample_rate)
-
-
 def _require_rate(fps: float) -> None:
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps is {fps}, expected a positive number")
@@ -112,15 +108,28 @@ def prepared_image(picture: np.ndarray, image_size: int, multiple: int = SIZE_MU
     """Return a picture as the first frame of its video, (3, H, W) float32 in -1..1.
 
     picture: (height, width, 3) uint8 RGB. It is resized twice as in the release: to `resized_size` by Lanczos, and to
-    `rendered_size` by bicubic interpolation, which stretches it a little.
+    `rendered_size` by bicubic interpolation, which stretches it a little; by more than a fifth only with a warning.
     Raises what `rendered_size` raises, and ValueError for an array of another kind.
     """
     picture = _rgb(picture)
     height, width = picture.shape[:2]
+    _warn_of_stretch((width, height), rendered_size(width, height, image_size, multiple))
     resized = Image.fromarray(picture).resize(
         resized_size(width, height, image_size), Image.Resampling.LANCZOS
     )
     return image_values(stretched(np.asarray(resized), *rendered_size(width, height, image_size, multiple)))
+
+
+def _warn_of_stretch(given: tuple[int, int], rendered: tuple[int, int]) -> None:
+    """given, rendered: (width, height)."""
+    wider = rendered[0] * given[1] / (rendered[1] * given[0])
+    factor = max(wider, 1 / wider)
+    if factor > NOTICED_STRETCH:
+        LOGGER.warning(
+            "The picture of %d x %d px becomes %d x %d: it is stretched to %.1f times its %s. Crop it to a less "
+            "extreme shape, or choose a larger image size",
+            *(*given, *rendered, factor, "width" if wider > 1 else "height"),
+        )
 
 
 def stretched(picture: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..block_checks import CheckCallback
 from .text_encoder import TextEncoderParameters, Tokeniser, encoded_prompt, load_text_encoder, load_tokeniser
 
 
@@ -19,9 +20,9 @@ class PromptEncoder(nn.Module):
         self.encoder = encoder
         self.tokeniser = tokeniser
 
-    def forward(self, text: str) -> Tensor:
-        """Return what `encoded_prompt` returns."""
-        return encoded_prompt(self.encoder, self.tokeniser, text)
+    def forward(self, text: str, check: CheckCallback | None = None) -> Tensor:
+        """Return what `encoded_prompt` returns. check: called before each block; what it raises ends the work."""
+        return encoded_prompt(self.encoder, self.tokeniser, text, check=check)
 
 
 def load_prompt_encoder(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +19,16 @@ from ...strict_loading import (
     SAFETENSORS_SUFFIXES,
     KeyTable,
     UnreadableWeightsError,
+    WeightMismatchError,
     map_keys,
     read_weights,
     require_matching_keys,
     require_no_meta_tensors,
 )
+from ..block_checks import CheckCallback, checked_between
 from .default_prompts import DEFAULT_NEGATIVE_PROMPT as DEFAULT_NEGATIVE_PROMPT
 from .default_prompts import DEFAULT_PROMPT as DEFAULT_PROMPT
+from .stored_weights import assign_weights, read_shards, separated_scales
 from .text_cleaning import clean_prompt
 from .weight_shards import WeightPaths, weight_files
 
@@ -43,14 +46,17 @@ ORIGINAL_KEYS: KeyTable = {
     "blocks.{}.attn.*": f"{_LAYER}.0.SelfAttention.*",
     "blocks.{}.pos_embedding.embedding.weight": f"{_LAYER}.0.SelfAttention.relative_attention_bias.weight",
     "blocks.{}.norm2.weight": f"{_LAYER}.1.layer_norm.weight",
-    "blocks.{}.ffn.gate.0.weight": f"{_LAYER}.1.DenseReluDense.wi_0.weight",
-    "blocks.{}.ffn.fc1.weight": f"{_LAYER}.1.DenseReluDense.wi_1.weight",
-    "blocks.{}.ffn.fc2.weight": f"{_LAYER}.1.DenseReluDense.wo.weight",
+    "blocks.{}.ffn.gate.0.*": f"{_LAYER}.1.DenseReluDense.wi_0.*",
+    "blocks.{}.ffn.fc1.*": f"{_LAYER}.1.DenseReluDense.wi_1.*",
+    "blocks.{}.ffn.fc2.*": f"{_LAYER}.1.DenseReluDense.wo.*",
     "norm.weight": "encoder.final_layer_norm.weight",
     TOKENISER_ENTRY: None,
-    "encoder.embed_tokens.weight": None,  # the same numbers as shared.weight
 }
 """How `models_t5_umt5-xxl-enc-bf16.pth` maps to transformers' names; files in those names pass through."""
+_EMBEDDING, _EMBEDDING_IN_ENCODER = "shared.weight", "encoder.embed_tokens.weight"
+"""Both names of one matrix; files have one of them, or both."""
+_NO_LINEAR_LAYERS = (_EMBEDDING, _EMBEDDING_IN_ENCODER, "relative_attention_bias.weight")
+_ROWS_AT_ONCE = 4096
 
 Tokeniser = Callable[[str], list[int]]
 """Cleaned text to the numbers of its tokens, without the end of text."""
@@ -90,38 +96,49 @@ def load_text_encoder(
     paths: WeightPaths,
     dtype: torch.dtype = torch.bfloat16,
     parameters: TextEncoderParameters | None = None,
+    keep_float8: bool = True,
 ) -> UMT5EncoderModel:
     """Return the encoder of published files, on the CPU, in evaluation mode, gradients off.
 
-    paths: one file, a folder, or shards, in Wan's original key names or those of transformers. dtype: of the weights;
-    bfloat16 is the release's. parameters: None is umT5-XXL's sizes.
-    Raises FileNotFoundError, and ValueError for a file of another kind or any key that is missing, unexpected or
-    misshapen (all of them are named).
+    paths: one file, a folder, or shards, in Wan's original key names or those of transformers; plain or scaled 8-bit
+    files, such as ComfyUI's `umt5_xxl_fp8_e4m3fn_scaled.safetensors`, too. dtype: of the weights; bfloat16 is the
+    release's. parameters: None is umT5-XXL's sizes. keep_float8: weights of linear layers that lie in 8 bits stay so,
+    and become `dtype` in each call; otherwise they become it at once.
+    Raises FileNotFoundError, and ValueError for a file of another kind, a key that is in two shards, two different
+    embeddings, or any key that is missing, unexpected or misshapen (all of them are named).
     """
     files = weight_files(paths)
     source = ", ".join(map(str, files))
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        tensors |= read_weights(file, dtype).tensors
-    state = _with_shared_embedding(map_keys(_named_once(tensors), ORIGINAL_KEYS, source))
+    tensors = map_keys(read_shards(files, dtype), ORIGINAL_KEYS, source)
+    stored = separated_scales(_with_both_names(tensors, dtype, source), source, _NO_LINEAR_LAYERS)
     with torch.device("meta"):
         encoder = new_text_encoder(parameters)
-    require_matching_keys(encoder.state_dict(), state, source)
-    encoder.load_state_dict(state, assign=True)
+    require_matching_keys(encoder.state_dict(), stored.tensors, source)
+    assign_weights(encoder, stored, lambda _name: dtype, lambda name: keep_float8 and _may_stay_packed(name))
     encoder.set_input_embeddings(encoder.shared)  # else the two would become two on another device
-    return require_no_meta_tensors(encoder)
+    return require_no_meta_tensors(encoder).eval().requires_grad_(False)
 
 
-def _named_once(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Some files name the embedding by its place in the encoder only."""
-    if "shared.weight" in tensors or "encoder.embed_tokens.weight" not in tensors:
-        return tensors
-    return tensors | {"shared.weight": tensors["encoder.embed_tokens.weight"]}
+def _may_stay_packed(name: str) -> bool:
+    """transformers brings what enters `wo` to the kind of its weight: in 8 bits that would round it away."""
+    return not name.endswith(".wo.weight")
 
 
-def _with_shared_embedding(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    shared = state.get("shared.weight")
-    return state if shared is None else state | {"encoder.embed_tokens.weight": shared}
+def _with_both_names(tensors: Mapping[str, Tensor], dtype: torch.dtype, source: str) -> dict[str, Tensor]:
+    """Return tensors whose embedding has both of its names and is in `dtype`, once in memory."""
+    found = [tensors[name] for name in (_EMBEDDING, _EMBEDDING_IN_ENCODER) if name in tensors]
+    if len(found) == 2 and not _same_numbers(*found):
+        raise WeightMismatchError(
+            f"{source}: {_EMBEDDING} and {_EMBEDDING_IN_ENCODER} differ, but umT5 has one embedding: fetch it again"
+        )
+    named = dict.fromkeys((_EMBEDDING, _EMBEDDING_IN_ENCODER), found[0].to(dtype)) if found else {}
+    return {**tensors, **named}
+
+
+def _same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Return whether two matrices of any precision are equal; a part at a time, as umT5's are large."""
+    pairs = zip(one.split(_ROWS_AT_ONCE), other.split(_ROWS_AT_ONCE), strict=False)
+    return one.shape == other.shape and all(torch.equal(a.float(), b.float()) for a, b in pairs)
 
 
 def load_tokeniser(path: str | os.PathLike[str]) -> Tokeniser:
@@ -199,13 +216,19 @@ def prompt_tokens(tokeniser: Tokeniser, text: str, length: int = TEXT_LENGTH) ->
 
 @torch.no_grad()
 def encoded_prompt(
-    encoder: UMT5EncoderModel, tokeniser: Tokeniser, text: str, length: int = TEXT_LENGTH
+    encoder: UMT5EncoderModel,
+    tokeniser: Tokeniser,
+    text: str,
+    length: int = TEXT_LENGTH,
+    check: CheckCallback | None = None,
 ) -> Tensor:
     """Return (length, width) float32 on the CPU: the rows of a prompt's tokens, then zeros.
 
     An empty prompt has one row, that of the end of text. A prompt of more tokens than `length` is cut, with a warning.
-    Only the real tokens are encoded: with the release's mask the others change nothing.
+    Only the real tokens are encoded: with the release's mask the others change nothing. check: called before each block
+    of the encoder; what it raises ends the work.
     """
     tokens = torch.tensor([prompt_tokens(tokeniser, text, length)], device=encoder.device)
-    rows = encoder(input_ids=tokens).last_hidden_state[0].float().cpu()
+    with checked_between(encoder.encoder.block, check):
+        rows = encoder(input_ids=tokens).last_hidden_state[0].float().cpu()
     return torch.cat([rows, rows.new_zeros(length - len(rows), rows.shape[1])])

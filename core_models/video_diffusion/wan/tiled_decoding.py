@@ -152,7 +152,7 @@ def tiled_chunks(
             blended = blended_frames(
                 decode, latents[:, index : index + 1], tiles, autoencoder.config.scale_factor_spatial
             )
-        yield in_pixel_range(blended)
+        yield in_pixel_range(blended, autoencoder.dtype)
 
 
 def _move(cache: FrameCache, device: torch.device | str | None) -> None:
