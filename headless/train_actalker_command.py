@@ -162,10 +162,10 @@ def _begun(checkpoint: Path, options: argparse.Namespace, device: Any) -> tuple[
 
 
 def _continued(path: Path, options: argparse.Namespace, device: Any) -> tuple[ACTalkerTrainer, str]:
-    from ..training.actalker_run import ACTalkerTrainer, read_actalker_checkpoint
+    from ..training.actalker_run import ACTalkerCheckpoint, ACTalkerTrainer
     from ..training.checkpoint_file import run_checkpoint
 
-    checkpoint = read_actalker_checkpoint(run_checkpoint(path.parent))
+    checkpoint = ACTalkerCheckpoint.read(run_checkpoint(path.parent))
     require_same_run(checkpoint, options)
     material = _material(options, device, checkpoint.parameters)
     return ACTalkerTrainer.from_checkpoint(checkpoint, material.data, device), material.digest
@@ -246,10 +246,10 @@ def require_fitting_autoencoder(sizes: VideoAutoencoderParameters, parameters: A
 
 def export_model(options: argparse.Namespace) -> int:
     """Write the averaged weights of a checkpoint, and the file's path to stdout."""
-    from ..training.actalker_run import export, read_actalker_checkpoint
+    from ..training.actalker_run import ACTalkerCheckpoint, export
     from ..training.checkpoint_file import run_checkpoint
 
-    checkpoint = read_actalker_checkpoint(run_checkpoint(options.source))
+    checkpoint = ACTalkerCheckpoint.read(run_checkpoint(options.source))
     export(checkpoint.averaged_model(), options.out, checkpoint.facts, options.half)
     sys.stdout.write(f"{options.out}\n")
     return 0

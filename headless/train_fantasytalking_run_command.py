@@ -203,11 +203,11 @@ def _continued(
     path: Path, options: argparse.Namespace, device: torch.device
 ) -> tuple[FantasyTalkingTrainer, str]:
     from ..training.checkpoint_file import run_checkpoint
-    from ..training.fantasytalking_run import FantasyTalkingTrainer, read_fantasytalking_checkpoint
+    from ..training.fantasytalking_run import FantasyTalkingCheckpoint, FantasyTalkingTrainer
 
     if options.begin_with is not None:
         raise ValueError("--resume goes on with the run's own weights: leave --begin-with out")
-    checkpoint = read_fantasytalking_checkpoint(run_checkpoint(path.parent))
+    checkpoint = FantasyTalkingCheckpoint.read(run_checkpoint(path.parent))
     require_same_run(checkpoint, options)
     clips, sizes = _read_clips(options.clips), _autoencoder_sizes(options.autoencoder)
     material = _material(options, device, clips, checkpoint.parameters, sizes)
@@ -308,9 +308,9 @@ def require_fitting_autoencoder(
 def export_model(options: argparse.Namespace) -> int:
     """Write the averaged weights of a checkpoint, and the file's path to stdout."""
     from ..training.checkpoint_file import run_checkpoint
-    from ..training.fantasytalking_run import export, read_fantasytalking_checkpoint
+    from ..training.fantasytalking_run import FantasyTalkingCheckpoint, export
 
-    checkpoint = read_fantasytalking_checkpoint(run_checkpoint(options.source))
+    checkpoint = FantasyTalkingCheckpoint.read(run_checkpoint(options.source))
     export(checkpoint.averaged_model(), options.out, checkpoint.facts, options.half)
     sys.stdout.write(f"{options.out}\n")
     return 0

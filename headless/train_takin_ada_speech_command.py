@@ -223,11 +223,11 @@ def _continued(path: Path, options: argparse.Namespace, device: Any) -> TakinADA
     from ..training.checkpoint_file import run_checkpoint
     from ..training.takin_ada_speech_dataset import require_fitting_clips
     from ..training.takin_ada_speech_run import (
+        SpeechCheckpoint,
         TakinADASpeechTrainer,
-        read_speech_checkpoint,
     )
 
-    checkpoint = read_speech_checkpoint(run_checkpoint(path.parent))
+    checkpoint = SpeechCheckpoint.read(run_checkpoint(path.parent))
     require_same_run(checkpoint, options)
     clips = _material(options, checkpoint.recipe.seed).clips
     if not options.made:
@@ -324,9 +324,9 @@ def _recordings(options: argparse.Namespace, seed: int) -> list[Recording]:
 def export_speech(options: argparse.Namespace) -> int:
     """Write the averaged weights of a checkpoint, and the file's path to stdout."""
     from ..training.checkpoint_file import run_checkpoint
-    from ..training.takin_ada_speech_run import export, read_speech_checkpoint
+    from ..training.takin_ada_speech_run import SpeechCheckpoint, export
 
-    checkpoint = read_speech_checkpoint(run_checkpoint(options.source))
+    checkpoint = SpeechCheckpoint.read(run_checkpoint(options.source))
     export(checkpoint.averaged_model(), options.out, checkpoint.facts, options.half)
     sys.stdout.write(f"{options.out}\n")
     return 0

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from ..core_models.audio.embedding import POCKET_LISTENER
-from ..core_models.strict_loading import require_matching_keys
 from ..core_models.video_diffusion.actalker.blendshape_motion import HEAD_NUMBERS, SIGNAL_SIZE
 from ..core_models.video_diffusion.actalker.condition_projections import (
     AudioProjectionParameters,
@@ -43,13 +41,12 @@ from .actalker import (
     training_loss,
 )
 from .actalker_data import FRAME_SIZE, HEARD_BEFORE, HEARD_STEPS
-from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
 from .kdtalker_run import TrainingDivergedError
+from .run_checkpoint import RunCheckpoint
 from .stepwise_training import facts_entry, follow, restore, write_safetensors
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_KIND = "actalker_training_1"
 TRAINING_ENTRY = "actalker_training"
 """Entry of the exported file's metadata that tells how it was trained."""
 
@@ -129,16 +126,7 @@ class ACTalkerTrainer:
 
     def write_checkpoint(self, path: Path) -> None:
         """Write all that a continuation needs, whole or not at all."""
-        content = {
-            "kind": CHECKPOINT_KIND,
-            "step": self.step,
-            "parameters": json.dumps(self.model.parameters_used.to_dict()),
-            "recipe": self.recipe.to_dict(),
-            "weights": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
-        write_checkpoint_content(path, content)
+        ACTalkerCheckpoint.write(path, self)
 
     @classmethod
     def from_checkpoint(
@@ -154,46 +142,16 @@ class ACTalkerTrainer:
 
 
 @dataclass(frozen=True)
-class ACTalkerCheckpoint:
-    """A run after `step` updates, on the CPU."""
+class ACTalkerCheckpoint(RunCheckpoint):
+    """An ACTalker's run after `step` updates, on the CPU."""
 
-    step: int
-    parameters: ACTalkerParameters
-    recipe: ACTalkerTrainingParameters
-    weights: Mapping[str, torch.Tensor]
-    average: Mapping[str, torch.Tensor]
-    optimiser: Mapping[str, Any]
+    kind = "actalker_training_1"
+    maker = "ACTalker's training"
+    parameters_type, recipe_type = ACTalkerParameters, ACTalkerTrainingParameters
 
-    def averaged_model(self) -> ACTalkerModel:
-        """Return the model with the averaged weights. Raises WeightMismatchError when they do not fit the sizes."""
-        model = ACTalkerModel(self.parameters)
-        require_matching_keys(model.state_dict(), self.average, "the checkpoint")
-        model.load_state_dict(self.average)
-        return model.eval().requires_grad_(False)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What an exported file says of its training: the number of steps and the recipe."""
-        return {"step": self.step, **self.recipe.to_dict()}
-
-
-def read_actalker_checkpoint(path: Path) -> ACTalkerCheckpoint:
-    """Return the checkpoint in a file, on the CPU; no code of it is run.
-
-    Raises FileNotFoundError, and ValueError for a file that is damaged or something else.
-    """
-    content = read_checkpoint_content(path, CHECKPOINT_KIND, "ACTalker's training")
-    try:
-        return ACTalkerCheckpoint(
-            step=content["step"],
-            parameters=ACTalkerParameters.from_dict(json.loads(content["parameters"])),
-            recipe=ACTalkerTrainingParameters.from_dict(content["recipe"]),
-            weights=content["weights"],
-            average=content["average"],
-            optimiser=content["optimiser"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} was written by another version of this package ({error})") from error
+    def new_model(self) -> ACTalkerModel:
+        """Return a model of the checkpoint's sizes, whose weights are not the checkpoint's yet."""
+        return ACTalkerModel(self.parameters)
 
 
 def export(model: ACTalkerModel, target: Path, facts: Mapping, half: bool = False) -> None:

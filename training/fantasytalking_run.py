@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,6 @@ from ..core_models.video_diffusion.wan.image_conditions import MASK_CHANNELS
 from ..core_models.video_diffusion.wan.transformer import WanParameters
 from .actalker import learning_rate_at
 from .actalker_data import FRAME_SIZE, FRAME_STEP
-from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
 from .fantasytalking import (
     LOW_RANK,
     WHOLE,
@@ -41,9 +39,9 @@ from .fantasytalking_data import CLIP_FRAMES
 from .kdtalker_run import TrainingDivergedError
 from .low_rank import ADDED_KEYS, add_low_rank, merge_low_rank
 from .made_heads.performance import FPS
+from .run_checkpoint import RunCheckpoint
 from .stepwise_training import facts_entry, follow, restore, write_safetensors
 
-CHECKPOINT_KIND = "fantasytalking_training_1"
 TRAINING_ENTRY = "fantasytalking_training"
 """Entry of the exported file's metadata that tells how it was trained."""
 HEADS, BLOCKS = 4, 6
@@ -186,16 +184,7 @@ class FantasyTalkingTrainer:
 
     def write_checkpoint(self, path: Path) -> None:
         """Write all that a continuation needs, whole or not at all."""
-        content = {
-            "kind": CHECKPOINT_KIND,
-            "step": self.step,
-            "parameters": json.dumps(self.model.parameters_used.to_dict()),
-            "recipe": self.recipe.to_dict(),
-            "weights": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
-        write_checkpoint_content(path, content)
+        FantasyTalkingCheckpoint.write(path, self)
 
     @classmethod
     def from_checkpoint(
@@ -214,49 +203,23 @@ class FantasyTalkingTrainer:
 
 
 @dataclass(frozen=True)
-class FantasyTalkingCheckpoint:
-    """A run after `step` updates, on the CPU."""
+class FantasyTalkingCheckpoint(RunCheckpoint):
+    """A FantasyTalking's run after `step` updates, on the CPU."""
 
-    step: int
-    parameters: FantasyTalkingParameters
-    recipe: FantasyTalkingTrainingParameters
-    weights: Mapping[str, Tensor]
-    average: Mapping[str, Tensor]
-    optimiser: Mapping[str, Any]
+    kind = "fantasytalking_training_1"
+    maker = "FantasyTalking's training"
+    parameters_type, recipe_type = FantasyTalkingParameters, FantasyTalkingTrainingParameters
+
+    def new_model(self) -> FantasyTalkingModel:
+        """Return a model of the checkpoint's sizes and its additions of low rank, with other weights."""
+        return trained_model(self.parameters, self.recipe)
 
     def averaged_model(self) -> FantasyTalkingModel:
-        """Return the model with the averaged weights, additions of low rank merged into them.
+        """Return the model with the averaged weights, frozen, additions of low rank merged into them.
 
         Raises WeightMismatchError when they do not fit the sizes.
         """
-        model = trained_model(self.parameters, self.recipe)
-        require_matching_keys(model.state_dict(), self.average, "the checkpoint")
-        model.load_state_dict(self.average)
-        return merge_low_rank(model).eval().requires_grad_(False)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What an exported file says of its training: the number of steps and the recipe."""
-        return {"step": self.step, **self.recipe.to_dict()}
-
-
-def read_fantasytalking_checkpoint(path: Path) -> FantasyTalkingCheckpoint:
-    """Return the checkpoint in a file, on the CPU; no code of it is run.
-
-    Raises FileNotFoundError, and ValueError for a file that is damaged or something else.
-    """
-    content = read_checkpoint_content(path, CHECKPOINT_KIND, "FantasyTalking's training")
-    try:
-        return FantasyTalkingCheckpoint(
-            step=content["step"],
-            parameters=FantasyTalkingParameters.from_dict(json.loads(content["parameters"])),
-            recipe=FantasyTalkingTrainingParameters.from_dict(content["recipe"]),
-            weights=content["weights"],
-            average=content["average"],
-            optimiser=content["optimiser"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} was written by another version of this package ({error})") from error
+        return merge_low_rank(super().averaged_model()).requires_grad_(False)
 
 
 def export(model: FantasyTalkingModel, target: Path, facts: Mapping, half: bool = False) -> None:

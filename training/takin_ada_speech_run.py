@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,9 @@ import torch
 from ..core_models.keypoint_diffusion.conformer import ConformerParameters
 from ..core_models.keypoint_diffusion.takin_ada import TakinADAModel, TakinADAParameters
 from ..core_models.keypoint_diffusion.takin_ada_loading import exported_tensors
-from ..core_models.strict_loading import require_matching_keys
-from .checkpoint_file import read_checkpoint_content, write_checkpoint_content
 from .kdtalker_dataset import data_digest
 from .kdtalker_run import TrainingDivergedError
+from .run_checkpoint import RunCheckpoint
 from .stepwise_training import facts_entry, follow, restore, write_safetensors
 from .takin_ada_speech import (
     SpeechLosses,
@@ -33,7 +31,6 @@ from .takin_ada_speech import (
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_KIND = "takin_ada_speech_training_1"
 TRAINING_ENTRY = "takin_ada_speech_training"
 
 
@@ -106,17 +103,7 @@ class TakinADASpeechTrainer:
 
     def write_checkpoint(self, path: Path) -> None:
         """Write all that a continuation needs, whole or not at all."""
-        content = {
-            "kind": CHECKPOINT_KIND,
-            "step": self.step,
-            "parameters": json.dumps(self.model.parameters_used.to_dict()),
-            "recipe": self.recipe.to_dict(),
-            "weights": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "data": data_digest(self.clips),
-        }
-        write_checkpoint_content(path, content)
+        SpeechCheckpoint.write(path, self, data=data_digest(self.clips))
 
     @classmethod
     def from_checkpoint(
@@ -130,7 +117,7 @@ class TakinADASpeechTrainer:
         Raises FileNotFoundError, and ValueError for a file that is damaged or something else.
         """
         if isinstance(checkpoint, Path):
-            checkpoint = read_speech_checkpoint(checkpoint)
+            checkpoint = SpeechCheckpoint.read(checkpoint)
         if checkpoint.data not in (None, data_digest(clips)):
             logger.warning(
                 "the clips are not those of the checkpoint: the run goes on with these, but is no longer the same run"
@@ -141,48 +128,23 @@ class TakinADASpeechTrainer:
 
 
 @dataclass(frozen=True)
-class SpeechCheckpoint:
-    """A run after `step` updates, on the CPU. data: `data_digest` of its clips, or None; the rest are states."""
+class SpeechCheckpoint(RunCheckpoint):
+    """A run after `step` updates, on the CPU. data: `data_digest` of its clips, or None."""
 
-    step: int
-    parameters: TakinADAParameters
-    recipe: TakinADASpeechTrainingParameters
-    weights: Mapping[str, torch.Tensor]
-    average: Mapping[str, torch.Tensor]
-    optimiser: Mapping[str, Any]
+    kind = "takin_ada_speech_training_1"
+    maker = "Takin-ADA's second stage"
+    parameters_type, recipe_type = TakinADAParameters, TakinADASpeechTrainingParameters
+
     data: str | None = None
 
-    def averaged_model(self) -> TakinADAModel:
-        """Return the model with the averaged weights. Raises WeightMismatchError when they do not fit the sizes."""
-        model = TakinADAModel(self.parameters)
-        require_matching_keys(model.state_dict(), self.average, "the checkpoint")
-        model.load_state_dict(self.average)
-        return model.eval().requires_grad_(False)
+    @classmethod
+    def further(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the digest of the clips, out of a file's content."""
+        return {"data": content.get("data")}
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What an exported file says of its training: the number of steps and the recipe."""
-        return {"step": self.step, **self.recipe.to_dict()}
-
-
-def read_speech_checkpoint(path: Path) -> SpeechCheckpoint:
-    """Return the checkpoint in a file, on the CPU; no code of it is run.
-
-    Raises FileNotFoundError, and ValueError for a file that is damaged or something else.
-    """
-    content = read_checkpoint_content(path, CHECKPOINT_KIND, "Takin-ADA's second stage")
-    try:
-        return SpeechCheckpoint(
-            step=content["step"],
-            parameters=TakinADAParameters.from_dict(json.loads(content["parameters"])),
-            recipe=TakinADASpeechTrainingParameters.from_dict(content["recipe"]),
-            weights=content["weights"],
-            average=content["average"],
-            optimiser=content["optimiser"],
-            data=content.get("data"),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} was written by another version of this package ({error})") from error
+    def new_model(self) -> TakinADAModel:
+        """Return a model of the checkpoint's sizes, whose weights are not the checkpoint's yet."""
+        return TakinADAModel(self.parameters)
 
 
 def export(model: TakinADAModel, target: Path, facts: Mapping, half: bool = False) -> None:

@@ -18,7 +18,7 @@ from talking_portrait.training.fantasytalking import BASES, FantasyTalkingTraini
 from talking_portrait.training.fantasytalking_data import read_talking_clips, write_talking_clips
 from talking_portrait.training.fantasytalking_evaluation import SETTINGS, TRUTH
 from talking_portrait.training.fantasytalking_readers import TalkingReader, write_talking_reader
-from talking_portrait.training.fantasytalking_run import read_fantasytalking_checkpoint
+from talking_portrait.training.fantasytalking_run import FantasyTalkingCheckpoint
 from talking_portrait.training.kdtalker_run import only_process
 from talking_portrait.training.made_heads.performance import frames_of_seconds, wandering_performance
 from talking_portrait.training.stepwise_training import write_safetensors
@@ -138,11 +138,11 @@ def test_stopping_and_going_on_is_equal_to_never_stopping(folder, tmp_path, run_
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_command(*training(folder, whole, *RECIPE))
     assert run_command(*training(folder, parts, *RECIPE, "--until", 1))[0] == 0
-    assert read_fantasytalking_checkpoint(parts / "checkpoint.pt").step == 1
+    assert FantasyTalkingCheckpoint.read(parts / "checkpoint.pt").step == 1
     (parts / ".checkpoint.0f.part").write_bytes(b"half")
     assert run_command(*training(folder, parts, "--resume"))[0] == 0
     assert not list(parts.glob(".*.part"))
-    one, other = (read_fantasytalking_checkpoint(place / "checkpoint.pt") for place in (whole, parts))
+    one, other = (FantasyTalkingCheckpoint.read(place / "checkpoint.pt") for place in (whole, parts))
     assert one.step == other.step == 3
     for name in ("weights", "average"):
         for key, value in getattr(one, name).items():

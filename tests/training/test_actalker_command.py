@@ -26,7 +26,7 @@ from talking_portrait.training.actalker_data import read_clips, write_clips
 from talking_portrait.training.actalker_evaluation import SETTINGS
 from talking_portrait.training.actalker_ingredients import AUTOENCODER_RECIPE, HELD_OUT_SEED, TRAINING_SEED
 from talking_portrait.training.actalker_readers import FrameReader, load_frame_reader, write_frame_reader
-from talking_portrait.training.actalker_run import read_actalker_checkpoint
+from talking_portrait.training.actalker_run import ACTalkerCheckpoint
 from talking_portrait.training.checkpoint_file import read_checkpoint_content
 from talking_portrait.training.kdtalker_run import only_process
 from talking_portrait.training.made_heads.clip import HELD_OUT_IDENTITIES, TRAINING_IDENTITIES
@@ -138,7 +138,7 @@ def test_stopping_and_going_on_is_equal_to_never_stopping(folder, tmp_path, run_
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_command(*training(folder, whole, *RECIPE))
     assert run_command(*training(folder, parts, *RECIPE, "--until", 1))[0] == 0
-    assert read_actalker_checkpoint(parts / "checkpoint.pt").step == 1
+    assert ACTalkerCheckpoint.read(parts / "checkpoint.pt").step == 1
 
     class Cancelled:
         def update(self, done, total):
@@ -149,11 +149,11 @@ def test_stopping_and_going_on_is_equal_to_never_stopping(folder, tmp_path, run_
         cancelled.setattr(StandaloneHost, "progress", lambda *_: Cancelled())
         code, out, err = run_command(*training(folder, parts, "--resume", "--checkpoint-every", 2))
     assert (code, out, err.strip()) == (130, "", "cancelled")
-    assert read_actalker_checkpoint(parts / "checkpoint.pt").step == 2
+    assert ACTalkerCheckpoint.read(parts / "checkpoint.pt").step == 2
     (parts / ".checkpoint.0f.part").write_bytes(b"half")
     assert run_command(*training(folder, parts, "--resume", *RECIPE))[0] == 0
     assert not list(parts.glob(".*.part"))
-    one, other = (read_actalker_checkpoint(place / "checkpoint.pt") for place in (whole, parts))
+    one, other = (ACTalkerCheckpoint.read(place / "checkpoint.pt") for place in (whole, parts))
     for name in ("weights", "average"):
         for key, value in getattr(one, name).items():
             assert torch.equal(value, getattr(other, name)[key]), key

@@ -16,7 +16,7 @@ from talking_portrait.training import actalker_kept_latents as latents_of
 from talking_portrait.training import actalker_run as made
 from talking_portrait.training.actalker import TrainingClips, drawn_batch, training_loss
 from talking_portrait.training.actalker_latents import encode_clips
-from talking_portrait.training.actalker_run import ACTalkerTrainer, read_actalker_checkpoint
+from talking_portrait.training.actalker_run import ACTalkerCheckpoint, ACTalkerTrainer
 from talking_portrait.training.kdtalker_run import TrainingDivergedError
 from talking_portrait.training.stepwise_training import fit
 
@@ -124,7 +124,7 @@ class TestCheckpoints:
         whole = trained(data, 3, recipe, sizes)
         begun = trained(data, 1, recipe, sizes)
         begun.write_checkpoint(tmp_path / "run" / "checkpoint.pt")
-        read = read_actalker_checkpoint(tmp_path / "run" / "checkpoint.pt")
+        read = ACTalkerCheckpoint.read(tmp_path / "run" / "checkpoint.pt")
         resumed = ACTalkerTrainer.from_checkpoint(read, data)
         assert (resumed.recipe, resumed.model.parameters_used, resumed.step) == (recipe, sizes, 1)
         fit(resumed)
@@ -145,20 +145,20 @@ class TestCheckpoints:
         for kept in (len(content) // 2, len(content) - 10, 0):
             written.write_bytes(content[:kept])
             with pytest.raises(ValueError, match="not a"):
-                read_actalker_checkpoint(written)
+                ACTalkerCheckpoint.read(written)
 
     def test_damage_inside_is_noticed(self, written):
         content = bytearray(written.read_bytes())
         content[len(content) // 2] ^= 1
         written.write_bytes(content)
         with pytest.raises(ValueError, match="not a whole checkpoint"):
-            read_actalker_checkpoint(written)
+            ACTalkerCheckpoint.read(written)
 
     def test_a_foreign_one_is_refused(self, written):
         for content in ({"kind": "takin_ada_speech_training_1"}, [1, 2]):
             torch.save(content, written)
             with pytest.raises(ValueError, match="not a checkpoint of ACTalker's training"):
-                read_actalker_checkpoint(written)
+                ACTalkerCheckpoint.read(written)
 
     @pytest.mark.parametrize(
         "change",
@@ -167,13 +167,13 @@ class TestCheckpoints:
     def test_one_of_another_version_is_refused(self, written, content, change):
         torch.save({**content, **change}, written)
         with pytest.raises(ValueError, match=r"checkpoint\.pt.*another version"):
-            read_actalker_checkpoint(written)
+            ACTalkerCheckpoint.read(written)
 
     @pytest.mark.parametrize("name", ["weights", "average", "optimiser", "step", "recipe"])
     def test_one_that_lacks_a_part_is_refused(self, written, content, name):
         torch.save({key: value for key, value in content.items() if key != name}, written)
         with pytest.raises(ValueError, match=name):
-            read_actalker_checkpoint(written)
+            ACTalkerCheckpoint.read(written)
 
     @pytest.mark.parametrize("state", ["weights", "average"])
     def test_other_weights_are_named(self, written, data, state):
@@ -181,11 +181,11 @@ class TestCheckpoints:
         content[state]["strange"] = content[state].pop("unet.conv_in.bias")
         torch.save(content, written)
         with pytest.raises(ValueError, match=r"unet\.conv_in\.bias.*strange"):
-            ACTalkerTrainer.from_checkpoint(read_actalker_checkpoint(written), data)
+            ACTalkerTrainer.from_checkpoint(ACTalkerCheckpoint.read(written), data)
 
     def test_none(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no checkpoint"):
-            read_actalker_checkpoint(tmp_path / "checkpoint.pt")
+            ACTalkerCheckpoint.read(tmp_path / "checkpoint.pt")
 
     def test_an_interrupted_write_leaves_the_last_whole_one(self, written, trainer, monkeypatch):
         before = written.read_bytes()
@@ -201,7 +201,7 @@ class TestCheckpoints:
         assert [path.name for path in written.parent.iterdir()] == [written.name]
 
     def test_the_averaged_model_of_one(self, written, trainer):
-        checkpoint = read_actalker_checkpoint(written)
+        checkpoint = ACTalkerCheckpoint.read(written)
         model = checkpoint.averaged_model()
         assert not model.training
         assert not any(value.requires_grad for value in model.parameters())
@@ -216,11 +216,11 @@ class TestFit:
         trainer = trained(data, recipe=replace(RECIPE, steps=4))
         with caplog.at_level(logging.INFO):
             fit(trainer, path, 10, 2, lambda done, total: told.append((done, total)), until=3)
-        assert trainer.step == read_actalker_checkpoint(path).step == 3
+        assert trainer.step == ACTalkerCheckpoint.read(path).step == 3
         assert told == [(1, 3), (2, 3), (3, 3)]
         assert [record.args[0] for record in caplog.records] == [2]
         fit(trainer, path, until=10**9)
-        assert trainer.step == read_actalker_checkpoint(path).step == 4
+        assert trainer.step == ACTalkerCheckpoint.read(path).step == 4
         fit(trainer, path)
         assert trainer.step == 4
 
@@ -231,7 +231,7 @@ class TestFit:
 
         with pytest.raises(KeyboardInterrupt):
             fit(trained(data), tmp_path / "c.pt", 2, progress=cancel)
-        assert read_actalker_checkpoint(tmp_path / "c.pt").step == 2
+        assert ACTalkerCheckpoint.read(tmp_path / "c.pt").step == 2
 
     @pytest.mark.parametrize("name", ["checkpoint_every", "log_every", "until"])
     def test_impossible_limits(self, trainer, name):

@@ -20,7 +20,7 @@ from talking_portrait.training.fantasytalking import (
     drawn_batch,
     training_loss,
 )
-from talking_portrait.training.fantasytalking_run import FantasyTalkingTrainer, read_fantasytalking_checkpoint
+from talking_portrait.training.fantasytalking_run import FantasyTalkingCheckpoint, FantasyTalkingTrainer
 from talking_portrait.training.kdtalker_run import TrainingDivergedError
 from talking_portrait.training.stepwise_training import fit
 
@@ -144,11 +144,11 @@ class TestBases:
         begun = trained(data, 1, recipe, start=start)
         begun.write_checkpoint(tmp_path / "c.pt")
         resumed = FantasyTalkingTrainer.from_checkpoint(
-            read_fantasytalking_checkpoint(tmp_path / "c.pt"), data
+            FantasyTalkingCheckpoint.read(tmp_path / "c.pt"), data
         )
         fit(resumed, tmp_path / "c.pt")
         assert same(resumed.model, whole.model)
-        merged = read_fantasytalking_checkpoint(tmp_path / "c.pt").averaged_model()
+        merged = FantasyTalkingCheckpoint.read(tmp_path / "c.pt").averaged_model()
         assert merged.state_dict().keys() == start.keys()
         assert not torch.equal(merged.state_dict()[BASE_PARTS[0]], start[BASE_PARTS[0]])
         batch = drawn_batch(data, recipe, 9)
@@ -180,7 +180,7 @@ class TestCheckpoints:
         recipe = replace(RECIPE, steps=3)
         whole, begun = trained(data, 3, recipe), trained(data, 1, recipe)
         begun.write_checkpoint(tmp_path / "run" / "checkpoint.pt")
-        read = read_fantasytalking_checkpoint(tmp_path / "run" / "checkpoint.pt")
+        read = FantasyTalkingCheckpoint.read(tmp_path / "run" / "checkpoint.pt")
         resumed = FantasyTalkingTrainer.from_checkpoint(read, data)
         assert (resumed.recipe, resumed.model.parameters_used, resumed.step) == (recipe, TINY, 1)
         fit(resumed)
@@ -195,13 +195,13 @@ class TestCheckpoints:
         content = written.read_bytes()
         written.write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match="not a"):
-            read_fantasytalking_checkpoint(written)
+            FantasyTalkingCheckpoint.read(written)
         torch.save({"kind": "actalker_training_1"}, written)
         with pytest.raises(ValueError, match="not a checkpoint of FantasyTalking's training"):
-            read_fantasytalking_checkpoint(written)
+            FantasyTalkingCheckpoint.read(written)
         written.unlink()
         with pytest.raises(FileNotFoundError, match="no checkpoint"):
-            read_fantasytalking_checkpoint(written)
+            FantasyTalkingCheckpoint.read(written)
 
     @pytest.mark.parametrize(
         "change",
@@ -211,7 +211,7 @@ class TestCheckpoints:
         content = torch.load(io.BytesIO(whole_one), weights_only=True)
         torch.save({**content, **change}, written)
         with pytest.raises(ValueError, match=r"checkpoint\.pt.*another version"):
-            read_fantasytalking_checkpoint(written)
+            FantasyTalkingCheckpoint.read(written)
 
     @pytest.mark.parametrize("state", ["weights", "average"])
     def test_other_weights_are_named(self, written, data, state):
@@ -219,10 +219,10 @@ class TestCheckpoints:
         content[state]["strange"] = content[state].pop("transformer.proj_out.bias")
         torch.save(content, written)
         with pytest.raises(ValueError, match=r"transformer\.proj_out\.bias.*strange"):
-            FantasyTalkingTrainer.from_checkpoint(read_fantasytalking_checkpoint(written), data)
+            FantasyTalkingTrainer.from_checkpoint(FantasyTalkingCheckpoint.read(written), data)
 
     def test_the_averaged_model_of_one(self, written, trainer):
-        checkpoint = read_fantasytalking_checkpoint(written)
+        checkpoint = FantasyTalkingCheckpoint.read(written)
         model = checkpoint.averaged_model()
         assert not model.training
         assert not any(value.requires_grad for value in model.parameters())

@@ -33,8 +33,8 @@ from talking_portrait.training.speech_synthesis import Utterance
 from talking_portrait.training.stepwise_training import fit
 from talking_portrait.training.takin_ada_speech_dataset import open_speech_clips, write_speech_clip
 from talking_portrait.training.takin_ada_speech_run import (
+    SpeechCheckpoint,
     TakinADASpeechTrainer,
-    read_speech_checkpoint,
     small_speech_parameters,
 )
 from talking_portrait.training.visemes import SILENCE, Phone
@@ -127,7 +127,7 @@ def test_from_videos_to_a_model_that_speaks(tmp_path, run_command, tiny_networks
     model = load_takin_ada(target)
     p = model.parameters_used
     assert (p.layers, p.speech_width, p.layout.space) == (LAYERS + 1, WIDTH, IMPLICIT_KEYPOINTS)
-    checkpoint = read_speech_checkpoint(run / "checkpoint.pt")
+    checkpoint = SpeechCheckpoint.read(run / "checkpoint.pt")
     assert checkpoint.step == 4
     assert all(torch.equal(value, checkpoint.average[name]) for name, value in model.state_dict().items())
     assert not torch.equal(checkpoint.average["output.weight"], checkpoint.weights["output.weight"])
@@ -156,7 +156,7 @@ def sample_with_source(model, heard, source):
 
 
 def states_of(run):
-    checkpoint = read_speech_checkpoint(run / "checkpoint.pt")
+    checkpoint = SpeechCheckpoint.read(run / "checkpoint.pt")
     moments = {
         f"{key}.{name}": torch.as_tensor(value)
         for key, entry in checkpoint.optimiser["state"].items()
@@ -169,9 +169,9 @@ def test_stopping_and_going_on_is_equal_to_never_stopping(data, tmp_path, run_co
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_command("speech", data, "--out", whole, "--small", *RECIPE)
     run_command("speech", data, "--out", parts, "--small", *RECIPE, "--until", 1)
-    assert read_speech_checkpoint(parts / "checkpoint.pt").step == 1
+    assert SpeechCheckpoint.read(parts / "checkpoint.pt").step == 1
     assert run_command("speech", data, "--out", parts, "--resume", "--minutes", 1e-9)[0] == 0
-    assert read_speech_checkpoint(parts / "checkpoint.pt").step == 2
+    assert SpeechCheckpoint.read(parts / "checkpoint.pt").step == 2
     assert run_command("speech", data, "--out", parts, "--resume")[0] == 0
     one, other = states_of(whole), states_of(parts)
     assert one.keys() == other.keys()
@@ -260,7 +260,7 @@ def test_a_bounded_network_can_be_trained(data, tmp_path, run_command):
     assert run_command(*again)[0] == 0
     assert run_command("export", run / "checkpoint.pt", "--out", target, "--half")[0] == 0
     load_takin_ada(target).parameters_used.require_streamable()
-    average = read_speech_checkpoint(run / "checkpoint.pt").average
+    average = SpeechCheckpoint.read(run / "checkpoint.pt").average
     for name, value in load_file(target).items():
         assert value.dtype == (torch.float32 if name in STATISTICS else torch.float16), name
         assert torch.equal(value, average[name].to(value.dtype)), name

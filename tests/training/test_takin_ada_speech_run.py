@@ -18,9 +18,9 @@ from talking_portrait.training.takin_ada_speech import (
     training_loss,
 )
 from talking_portrait.training.takin_ada_speech_run import (
+    SpeechCheckpoint,
     TakinADASpeechTrainer,
     export,
-    read_speech_checkpoint,
     small_speech_parameters,
 )
 
@@ -228,7 +228,7 @@ class TestCheckpoints:
         assert [path.name for path in written.parent.iterdir()] == [written.name]
 
     def test_the_averaged_model_of_one(self, written, clips):
-        checkpoint = read_speech_checkpoint(written)
+        checkpoint = SpeechCheckpoint.read(written)
         assert checkpoint.parameters == SMALL
         assert checkpoint.facts["learning_rate"] == RECIPE.learning_rate
         model = checkpoint.averaged_model()
@@ -255,9 +255,9 @@ class TestFit:
     def test_it_stops_where_it_is_told_to(self, clips, tmp_path):
         trainer = TakinADASpeechTrainer(SMALL, RECIPE, clips)
         fit(trainer, tmp_path / "c.pt", until=2)
-        assert trainer.step == read_speech_checkpoint(tmp_path / "c.pt").step == 2
+        assert trainer.step == SpeechCheckpoint.read(tmp_path / "c.pt").step == 2
         fit(trainer, tmp_path / "c.pt", minutes=1e-9)
-        assert trainer.step == read_speech_checkpoint(tmp_path / "c.pt").step == 3
+        assert trainer.step == SpeechCheckpoint.read(tmp_path / "c.pt").step == 3
         fit(trainer, until=10**9)
         assert trainer.step == RECIPE.steps
 

@@ -13,12 +13,13 @@ from ...audio.frame_clock import frame_count, frame_times
 from ...motion.row_interpolation import interpolated_rows
 from ...types import AudioEmbedding, ProgressCallback, back_and_forth
 from ...video_types import EXPRESSION_AND_POSE, Identity, MaskedControl, MotionEmbedding
+from ..block_checks import CheckCallback
 from .clip_conditions import ClipSignals, clip_conditions, windows_of_frames
 from .gates import FaceRegions
 from .guidance import GuidanceScales
 from .model import ACTalkerModel, ACTalkerParameters
 from .prepared_picture import PreparedPicture
-from .sampler import CheckCallback, PreviewCallback, SamplingOptions, sample_latents
+from .sampler import PreviewCallback, SamplingOptions, sample_latents
 
 Chosen = TypeVar("Chosen")
 

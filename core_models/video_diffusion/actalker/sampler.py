@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...types import ProgressCallback
 from .. import edm
+from ..block_checks import CheckCallback, checked_between
 from .circular_windows import circular_windows, shift_at
 from .controls import ControlSignal, Region, UNetControls
 from .guidance import GuidanceScales, ramp, stream_weights
@@ -19,8 +19,6 @@ from .unet import ACTalkerUNet
 
 PreviewCallback = Callable[[Tensor], None]
 """Called after each step with the clean latents estimated so far, (N, C, H, W)."""
-CheckCallback = Callable[[], None]
-"""Called before each block of the UNet: whatever it raises (a cancellation) ends the work there."""
 
 
 @dataclass(frozen=True)
@@ -138,21 +136,14 @@ def sample_latents(
     Raises ValueError when the noise does not fit the clip, FloatingPointError after the step in which half precision
     overflowed.
     """
-    with _checked_between_blocks(unet, check):
+    with checked_between(_working_parts(unet), check):
         return _sampled(unet, conditions, start, noise, options, progress, preview)
 
 
-@contextmanager
-def _checked_between_blocks(unet: ACTalkerUNet, check: CheckCallback | None) -> Iterator[None]:
-    """Call `check` before each ResNet and each transformer of the network: a window may take minutes."""
-    blocks = [] if check is None else [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
-    parts = [part for block in blocks for part in (*block.resnets, *getattr(block, "attentions", ()))]
-    handles = [part.register_forward_pre_hook(lambda _module, _inputs: check()) for part in parts]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _working_parts(unet: ACTalkerUNet) -> Iterator[nn.Module]:
+    """Yield each ResNet and each transformer of the network: a window may take minutes."""
+    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        yield from (*block.resnets, *getattr(block, "attentions", ()))
 
 
 def _sampled(

@@ -13,6 +13,7 @@ from torch.nn import functional
 from ...types import AudioEmbedding, ProgressCallback
 from ...video_types import Identity
 from ...wan_types import MotionIntensity, PromptEmbeddings
+from ..block_checks import CheckCallback
 from ..wan.frame_rules import FRAMES_PER_LATENT, video_frames
 from ..wan.transformer import WanParameters
 from .audio_windows import audio_timeline
@@ -20,7 +21,7 @@ from .clip_conditions import ClipAudio, ClipConditions, FrameAudio, WholeAudio
 from .intensity_stand_ins import audio_guidance_factor
 from .model import FantasyTalkingModel
 from .parameters import FantasyTalkingParameters
-from .sampler import CheckCallback, PreviewCallback, sample_latents
+from .sampler import PreviewCallback, sample_latents
 from .scene_options import (
     NOTHING_CHOSEN,
     PER_CLIP,

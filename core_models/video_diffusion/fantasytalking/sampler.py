@@ -15,6 +15,7 @@ from diffusers import FirstBlockCacheConfig
 from torch import Tensor
 
 from ...types import ProgressCallback
+from ..block_checks import CheckCallback, checked_between
 from ..wan.flow_matching import RELEASE_SHIFT, euler_step, shifted_sigmas, timesteps
 from .clip_conditions import ClipConditions, WindowConditions, heard, of_window, on_device
 from .constant_keys import KeyValueCache
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 PreviewCallback = Callable[[Tensor], None]
 """Called after each step with the clean latents estimated so far, (F, C, h, w) float32: frames first, for
 `latent_preview`."""
-CheckCallback = Callable[[], None]
-"""Called before each evaluation and each of the network's blocks: what it raises (a cancellation) ends the work."""
 _OVERFLOW_ADVICE = {
     torch.float16: "choose bfloat16 or float32 in Load Wan",
     torch.bfloat16: "lower the guidance, or choose float32 in Load Wan",
@@ -96,7 +95,7 @@ def sample_latents(
     device = next(model.parameters()).device if device is None else torch.device(device)
     keys = KeyValueCache() if options.keys_kept else None
     loop = _Loop(model, on_device(conditions, device), book, options, device, progress, check, keys)
-    with _checked_between_blocks(model, check), _cached(model, options.first_block_cache):
+    with checked_between(model.transformer.blocks, check), _cached(model, options.first_block_cache):
         return loop.sampled(noise, preview)
 
 
@@ -124,18 +123,6 @@ def _require_fitting(book: Ledger | None, conditions: ClipConditions, noise: Ten
             f"the intensity has shape {tuple(intensity.shape)}, expected {(book.frames, 2)}: face and body of each "
             "latent frame"
         )
-
-
-@contextmanager
-def _checked_between_blocks(model: FantasyTalkingModel, check: CheckCallback | None) -> Iterator[None]:
-    """Call `check` before each block of the transformer: one evaluation may take minutes."""
-    blocks = [] if check is None else model.transformer.blocks
-    handles = [block.register_forward_pre_hook(lambda _module, _inputs: check()) for block in blocks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from ...strict_loading import (
     require_matching_keys,
     require_no_meta_tensors,
 )
-from ..block_checks import CheckCallback as CheckCallback
+from ..block_checks import CheckCallback
 from .autoencoder_keys import ORIGINAL_MARK, original_key_table
 
 WAN_AUTOENCODER_ENTRY = "wan_autoencoder"

@@ -10,7 +10,8 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from ...types import ProgressCallback
-from .autoencoder import CheckCallback, decoded_chunks
+from ..block_checks import CheckCallback
+from .autoencoder import decoded_chunks
 from .colour import ColourStatistics, DriftCorrection, corrected_chunks, log_window_colours
 from .frame_rules import RELEASE_FRAMES, video_frames
 from .tiled_decoding import TileSizes, tiled_chunks
