@@ -204,7 +204,7 @@ def _tokeniser_file(text_encoder: FoundPart) -> Path:
         return first
     raise WeightNotFoundError(
         f"umT5's tokeniser is not on this computer: get tokenizer.json from https://huggingface.co/google/umt5-xxl and "
-        f"put it into {first.parent}, beside {first.name}; umt5_xxl_fp16.safetensors of ComfyUI needs none"
+        f"put it into {first.parent}, beside {first.name}; ComfyUI's umt5_xxl files need none"
     )
 
 
