@@ -88,7 +88,7 @@ def streamed(model, hidden, denoising, direction=None, sizes=(10**6,)):
 def assert_same_scores(made_scores, expected):
     """Equal but for rounding, measured against the largest: untrained models make large numbers.
 
-    Weights and sound are float32, so that rounding reaches 1e-7.
+    The stream takes roots of the schedule in float32, whose rounding is 1e-7 of a value.
     """
     assert made_scores.shape == expected.shape
     assert (made_scores - expected).abs().max() <= 1e-6 * max(1.0, float(expected.abs().max()))
