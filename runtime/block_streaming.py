@@ -50,7 +50,11 @@ class CudaTransport:
         """Return `size` bytes on the device, uint8."""
         import torch
 
-        return torch.empty(size, dtype=torch.uint8, device=self.device)
+        run = torch.empty(size, dtype=torch.uint8, device=self.device)
+        # What lay there may still be computed with; and whoever gets it next must not meet a copy under way.
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        run.record_stream(self.stream)
+        return run
 
     def copy(self, target: Any, source: Any, after: Any | None) -> Any:
         """Copy bytes once `after` has come, and return a mark that comes when they are there."""
