@@ -53,6 +53,7 @@ _RECIPE = (
     "shift",
     "lip_share",
     "dropped",
+    "identity_alone",
     "intensity_dropped",
     "beyond",
 )

@@ -50,8 +50,9 @@ class FantasyTalkingTrainingParameters:
     whether noise levels count as in Wan's training, else alike. lip_share: of the frame-level steps' clips, those whose
     loss is of the lips alone. lip_normalised: whether the lips' loss is brought to the scale of the whole frame's,
     which the paper's is not. dropped: probability with which each of picture, sound and prompt is left out; identity
-    goes with the picture. intensity_dropped: share of steps that are not told how much is moved. beyond: probability
-    with which a clip hears, at each end, what lies beyond it.
+    goes with the picture. identity_alone: probability with which a clip is shown no picture and still told who it is,
+    so that the identity branch has a task that the picture does not do for it. intensity_dropped: share of steps that
+    are not told how much is moved. beyond: probability with which a clip hears, at each end, what lies beyond it.
     base: one of BASES. rank: of the additions. seed: of all draws.
     Raises ValueError for values out of range.
     """
@@ -70,6 +71,7 @@ class FantasyTalkingTrainingParameters:
     lip_share: float = 0.8
     lip_normalised: bool = True
     dropped: float = 0.1
+    identity_alone: float = 0.2
     intensity_dropped: float = 0.1
     beyond: float = 0.5
     base: str = WHOLE
@@ -86,7 +88,7 @@ class FantasyTalkingTrainingParameters:
         for name in ("warmup_steps", "weight_decay", "clip_level_steps", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0")
-        for name in ("lip_share", "dropped", "intensity_dropped", "beyond"):
+        for name in ("lip_share", "dropped", "identity_alone", "intensity_dropped", "beyond"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
         if not 0 <= self.average_decay < 1:
@@ -144,7 +146,7 @@ class FantasyTalkingBatch(NamedTuple):
 
     clean, noise: (B, C, F, h, w). sigma: (B,). weights: (B, 1, F or 1, h or 1, w or 1) of the squared errors. image:
     (B, 4 + C, F, h, w), 0 where the picture is left out. portrait: (B, 3, H, W) the face of any frame in -1..1.
-    shown: (B,) whether picture and identity are given. heard: (B, L, layers, channels). places: (B, F, W) rows of it
+    known: (B,) whether the identity is given. heard: (B, L, layers, channels). places: (B, F, W) rows of it
     that each latent frame hears; None, all of them. lengths: (B, F) or (B,) how many count; 0 where the sound is left
     out. text: (B, T, text_dim) or None. picture: (B, n, image_dim) or None. intensity: (B, 2) or None.
     """
@@ -155,7 +157,7 @@ class FantasyTalkingBatch(NamedTuple):
     weights: Tensor
     image: Tensor
     portrait: Tensor
-    shown: Tensor
+    known: Tensor
     heard: Tensor
     places: Tensor | None
     lengths: Tensor
@@ -176,7 +178,8 @@ def drawn_batch(
     rng = np.random.default_rng([recipe.seed, step])
     index = rng.integers(len(data.data.clips), size=recipe.batch)
     clips = [data.data.clips[one] for one in index]
-    shown, hears, prompted = torch.from_numpy(rng.random((3, recipe.batch)) >= recipe.dropped)
+    known, hears, prompted = torch.from_numpy(rng.random((3, recipe.batch)) >= recipe.dropped)
+    shown = known & torch.from_numpy(rng.random(recipe.batch) >= recipe.identity_alone)
     clean = torch.from_numpy(data.latents[index]).float()
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     sigma = shifted(torch.rand(recipe.batch, generator=generator), recipe.shift)
@@ -197,7 +200,7 @@ def drawn_batch(
                 ]
             )
         ),
-        shown=shown,
+        known=known,
         heard=heard,
         places=places,
         lengths=lengths * hears.reshape(-1, *[1] * (lengths.ndim - 1)),
@@ -364,4 +367,4 @@ def conditions_of(model: FantasyTalkingModel, batch: FantasyTalkingBatch) -> Den
 def _identity(model: FantasyTalkingModel, batch: FantasyTalkingBatch) -> Tensor | None:
     if model.identity is None or model.portrait_encoder is None:
         return None
-    return _given(model.identity_tokens(model.portrait_encoder(batch.portrait)), batch.shown)
+    return _given(model.identity_tokens(model.portrait_encoder(batch.portrait)), batch.known)

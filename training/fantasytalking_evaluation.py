@@ -35,21 +35,26 @@ OWN_ENCODER = "portrait_encoder"
 
 @dataclass(frozen=True)
 class Setting:
-    """How a clip is made. audio_scale, identity_scale: how strongly each acts. face, body: how much is moved, 0..1."""
+    """How a clip is made. audio_scale, identity_scale: how strongly each acts. face, body: how much is moved, 0..1.
+    pictured: whether its first frame is shown."""
 
     audio_scale: float = 1.0
     identity_scale: float = IDENTITY_SCALE
     face: float = NEUTRAL_INTENSITY
     body: float = NEUTRAL_INTENSITY
+    pictured: bool = True
 
 
 TRUTH, PLAIN, SILENT, NAMELESS = "the clip itself", "neutral", "without sound", "without identity"
+FROM_IDENTITY, FROM_NOTHING = "without picture", "without picture and identity"
 SUBTLE, INTENSE = 0.1, 1.0
 """The paper's coefficients beside the neutral one."""
 SETTINGS: dict[str, Setting] = {
     PLAIN: Setting(),
     SILENT: Setting(audio_scale=0.0),
     NAMELESS: Setting(identity_scale=0.0),
+    FROM_IDENTITY: Setting(pictured=False),
+    FROM_NOTHING: Setting(pictured=False, identity_scale=0.0),
     "both 0.1": Setting(face=SUBTLE, body=SUBTLE),
     "both 1.0": Setting(face=INTENSE, body=INTENSE),
     "face 0.1": Setting(face=SUBTLE),
@@ -76,7 +81,7 @@ def settings_of(model: FantasyTalkingModel) -> dict[str, Setting]:
     return {
         name: one
         for name, one in SETTINGS.items()
-        if (model.identity is not None or one.identity_scale != 0)
+        if (model.identity is not None or (one.identity_scale != 0 and one.pictured))
         and (model.intensity is not None or (one.face, one.body) == (NEUTRAL_INTENSITY, NEUTRAL_INTENSITY))
     }
 
@@ -106,7 +111,7 @@ def made_frames(
     intensity = MotionIntensity(setting.face, setting.body) if model.intensity is not None else None
     scene = talking_scene(
         model,
-        image_conditions(first_frame_mask(*start.shape[1:]), start),
+        image_conditions(first_frame_mask(*start.shape[1:]), start) * float(setting.pictured),
         audio=sound_of(model, clip),
         identity=identity_of(model, clip),
         intensity=intensity,

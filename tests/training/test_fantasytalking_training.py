@@ -108,7 +108,7 @@ class TestLoss:
 
     def test_every_part_learns(self, data):
         model = tiny_model()
-        batch = made.drawn_batch(data, replace(RECIPE, dropped=0, intensity_dropped=0), FRAME_LEVEL)
+        batch = made.drawn_batch(data, replace(RECIPE, dropped=0, identity_alone=0, intensity_dropped=0), FRAME_LEVEL)
         made.training_loss(model, batch).backward()
         without = {n for n, v in model.named_parameters() if v.grad is None or not v.grad.abs().max() > 1e-12}
         # The prompt is one token of zeros: what is made of its numbers and its keys makes no difference.
@@ -196,7 +196,7 @@ def conditions(model, batch):
 
 
 def given_all(data, step, **changes):
-    batch = made.drawn_batch(data, replace(RECIPE, dropped=0, intensity_dropped=0), step)
+    batch = made.drawn_batch(data, replace(RECIPE, dropped=0, identity_alone=0, intensity_dropped=0), step)
     return batch._replace(**changes)
 
 
@@ -221,7 +221,7 @@ class TestConditions:
 
     def test_an_identity_that_is_left_out_is_as_none(self, data, model):
         batch = given_all(data, 0)
-        unknown = batch._replace(shown=torch.zeros_like(batch.shown))
+        unknown = batch._replace(known=torch.zeros_like(batch.known))
         torch.testing.assert_close(velocity(model, unknown), velocity(model, batch, identity=None))
         assert (velocity(model, unknown) - velocity(model, batch)).abs().max() > 1e-4
 
@@ -236,16 +236,25 @@ class TestConditions:
         assert conditions(model, shown).identity.any()
 
     def test_picture_sound_and_steps_intensity_are_dropped_independently(self, data):
-        recipe = replace(RECIPE, batch=600, dropped=0.2)
+        recipe = replace(RECIPE, batch=600, dropped=0.2, identity_alone=0.0)
         small = TrainingClips(data.data, data.latents[:, :1, :, :1, :1], data.starts[:, :1, :, :1, :1])
         batch = made.drawn_batch(small, recipe, 0)
-        shown, hears = batch.shown.float(), (batch.lengths > 0).float()
+        shown, hears = batch.known.float(), (batch.lengths > 0).float()
         assert shown.mean().item() == pytest.approx(0.8, abs=0.06)
         assert hears.mean().item() == pytest.approx(0.8, abs=0.06)
         assert (shown * hears).mean().item() == pytest.approx(0.64, abs=0.07)
         one = replace(RECIPE, batch=1, intensity_dropped=0.3)
         told = [made.drawn_batch(small, one, step).intensity is not None for step in range(60)]
         assert np.mean(told) == pytest.approx(0.7, abs=0.18)
+
+    def test_an_identity_alone_is_told_without_its_picture(self, data):
+        recipe = replace(RECIPE, batch=600, dropped=0.2, identity_alone=0.5)
+        small = TrainingClips(data.data, data.latents[:, :1, :, :1, :1], data.starts[:, :1, :, :1, :1])
+        batch = made.drawn_batch(small, recipe, 0)
+        shown = batch.image.flatten(1).any(dim=1)
+        assert not (shown & ~batch.known).any()
+        assert batch.known.float().mean().item() == pytest.approx(0.8, abs=0.06)
+        assert shown.float().mean().item() == pytest.approx(0.4, abs=0.07)
 
     def test_prompts_are_dropped_for_what_stands_in_their_place(self, data):
         prompts = np.arange(1, 4, dtype=np.float32)[:, None, None] * np.ones((1, 2, 5), np.float32)
@@ -285,7 +294,7 @@ class TestDrawn:
         """Latents, first frames, sound and coefficients tell the clip."""
         marks = np.arange(3, dtype=np.float16)[:, None, None, None, None] * np.ones((1, 4, *SIZE), np.float16)
         marked = TrainingClips(data.data, marks, marks + 10)
-        batch = made.drawn_batch(marked, replace(RECIPE, batch=8, dropped=0, intensity_dropped=0), 0)
+        batch = made.drawn_batch(marked, replace(RECIPE, batch=8, dropped=0, identity_alone=0, intensity_dropped=0), 0)
         assert len(batch.clean[:, 0, 0, 0, 0].unique()) > 1
         for row, index in enumerate(batch.clean[:, 0, 0, 0, 0].int().tolist()):
             assert (batch.image[row, 4:] == index + 10).all()
