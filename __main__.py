@@ -21,6 +21,6 @@ def register_checkout() -> None:
 if __name__ == "__main__":
     if not __package__:
         register_checkout()
-    from talking_portrait.headless.command_line import main
+    from talking_portrait.headless.command_line import console
 
-    sys.exit(main())
+    console()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_FOLDERS = (
-    *("core_models", "headless", "nodes", "runtime", "training", "weights_manifest"),
+    *("api", "core_models", "headless", "nodes", "runtime", "training", "weights_manifest"),
     *("workflows", "web", "locales"),
 )
 PACKAGE = "talking_portrait"

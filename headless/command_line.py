@@ -3,26 +3,57 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from ..runtime.host import StandaloneHost, WorkCancelledError, host
+from .batch_command import add_batch_arguments
 from .calibrate_command import add_calibrate_arguments
 from .live_command import add_live_arguments
+from .run_arguments import add_run_arguments
 from .weights_command import add_weights_actions
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
+EXIT_BAD_INPUT, EXIT_FAILED = 2, 3
+"""Of the commands that run workflows: nothing ran because of what the user gave, or something failed later."""
+
+
+def console() -> NoReturn:
+    """Run the command as a program and end the process with its exit code.
+
+    After Ctrl-C nothing is waited for: threads that a node began, and the second that PyTorch takes to end.
+    """
+    code = main()
+    if code == EXIT_INTERRUPTED:
+        _end_child_processes()
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _end_child_processes() -> None:
+    """End processes that a node's library began, as the interpreter does when it ends by itself."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    for child in multiprocessing.active_children() if multiprocessing is not None else ():
+        child.terminate()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 1 after an error, 130 after Ctrl-C.
+    """Run the command and return its exit code: 0, 130 after Ctrl-C or SIGTERM, 1 after an error.
 
+    The commands that run workflows return 2 for a bad workflow or input and 3 for what fails later.
     arguments: those of the command line when None. Usage errors end the process with 2, as argparse does.
     """
     options = build_parser().parse_args(arguments)
@@ -31,18 +62,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
         format="%(levelname)s: %(message)s",
     )
-    with _interruptible():
+    with _interruptible(ends_at_second=getattr(options, "tells_kinds_of_errors", False)):
         try:
             return options.command(options)
         except (KeyboardInterrupt, WorkCancelledError):
             return _end("cancelled", EXIT_INTERRUPTED)
-        except BrokenPipeError:
+        except BrokenPipeError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_ERROR
+            return _exit_code(error, options)
         except (ValueError, OSError, ImportError, RuntimeError) as error:
             if options.verbose:
                 traceback.print_exc()
-            return _end(f"error: {' '.join(str(error).split()) or type(error).__name__}", EXIT_ERROR)
+            line = f"error: {' '.join(str(error).split()) or type(error).__name__}"
+            return _end(line, _exit_code(error, options))
+
+
+def _exit_code(error: Exception, options: argparse.Namespace) -> int:
+    if not getattr(options, "tells_kinds_of_errors", False):
+        return EXIT_ERROR
+    return EXIT_BAD_INPUT if isinstance(error, ValueError) else EXIT_FAILED
 
 
 def _end(line: str, code: int) -> int:
@@ -51,20 +89,29 @@ def _end(line: str, code: int) -> int:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Make Ctrl-C raise KeyboardInterrupt, and cancel the work too if something swallows that."""
+def _interruptible(ends_at_second: bool) -> Iterator[None]:
+    """Make Ctrl-C and SIGTERM raise KeyboardInterrupt, and cancel the work too if something swallows that.
 
-    def on_interrupt(_number: int, _frame: FrameType | None) -> None:
+    ends_at_second: the second one ends the process at once, wherever it is. Otherwise each one raises.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if ends_at_second:
+            signal.signal(number, signal.SIG_DFL)
         owner = host()
         if isinstance(owner, StandaloneHost):
             owner.cancel()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,6 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_live(commands)
     _add_run(commands)
+    _add_batch(commands)
+    _add_convert(commands)
+    _add_check(commands)
     _add_nodes(commands)
     _add_train(commands)
     _add_weights(commands)
@@ -107,26 +157,38 @@ def _add_live(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_run(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("run", help="run a workflow file, in UI or API form")
-    parser.add_argument("file", metavar="FILE", help="a workflow's JSON file")
-    parser.add_argument(
-        "--set",
-        metavar="NODE.input=value",
-        action="append",
-        default=[],
-        help="set an input before running; NODE is an id, or a class name or title that only one node has",
-    )
-    parser.add_argument(
-        "--server", metavar="URL", help="run on a ComfyUI server, such as http://127.0.0.1:8188"
-    )
-    parser.add_argument("--input-folder", help="where files are looked for (default: ./input)")
-    parser.add_argument("--output-folder", help="where results go (default: ./output)")
-    parser.set_defaults(command=_run)
+    summary = "run a workflow file, in UI or API form"
+    parser = commands.add_parser("run", help=summary, description=summary)
+    add_run_arguments(parser)
+    parser.set_defaults(command=_run, tells_kinds_of_errors=True)
+
+
+def _add_batch(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("batch", help="run a workflow over the rows of a list")
+    add_batch_arguments(parser)
+    parser.set_defaults(command=_batch, tells_kinds_of_errors=True)
+    worker = commands.add_parser("batch-worker")  # started by `batch` alone
+    worker.set_defaults(command=_batch_worker, tells_kinds_of_errors=True)
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    from .convert_command import add_convert_arguments
+
+    summary = "write a workflow file in API form"
+    add_convert_arguments(commands.add_parser("convert", help=summary, description=summary))
+
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    from .check_command import add_check_arguments
+
+    summary = "say whether a workflow file could run here, and which weights are missing"
+    add_check_arguments(commands.add_parser("check", help=summary, description=summary))
 
 
 def _add_nodes(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("nodes", help="list the nodes that workflows may use here")
+    parser = commands.add_parser("nodes", help="list the nodes of this package")
     parser.add_argument("--json", action="store_true", help="everything, as ComfyUI's /object_info has it")
+    parser.add_argument("--all", action="store_true", help="also the nodes of ComfyUI that the runner brings")
     parser.set_defaults(command=_nodes)
 
 
@@ -161,10 +223,22 @@ def _run(options: argparse.Namespace) -> int:
     return run_command(options)
 
 
+def _batch(options: argparse.Namespace) -> int:
+    from .batch_command import batch_command
+
+    return batch_command(options)
+
+
+def _batch_worker(_options: argparse.Namespace) -> int:
+    from .batch_worker import work_on_standard_streams
+
+    return work_on_standard_streams()
+
+
 def _nodes(options: argparse.Namespace) -> int:
     from .listing import list_nodes
 
-    sys.stdout.write(list_nodes(as_json=options.json))
+    sys.stdout.write(list_nodes(as_json=options.json, with_core=options.all))
     return EXIT_OK
 
 

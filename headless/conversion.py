@@ -5,31 +5,33 @@ Widget values are positional in UI form; links pass through reroutes, primitives
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from .graph import Graph, is_link, unknown_nodes_advice
+from .graph import RUNNER_LACKS, Graph, UnknownNodesError, WorkflowError, is_link
 from .overrides import Definitions
-from .widgets import widget_inputs
+from .page_content import (
+    MUTED,
+    PageContent,
+    PageLink,
+    PageNode,
+    PageSocket,
+    packs_of_types,
+    page_content,
+    page_subgraphs,
+)
+from .widgets import widget_inputs, wrapped_value
+from .workflow_files import MOST_NODES
 
-MUTED, BYPASSED = 2, 4
 REROUTE, PRIMITIVE = "Reroute", "PrimitiveNode"
 DRAWN_ONLY = (REROUTE, PRIMITIVE, "Note", "MarkdownNote")
 """Node types that exist on the page and never run."""
 
 GROUP_NODE_PREFIXES = ("workflow>", "workflow/")
 
-SUBGRAPH_INPUTS, SUBGRAPH_OUTPUTS = -10, -20
+SUBGRAPH_INPUTS, SUBGRAPH_OUTPUTS = "-10", "-20"
 """Ids of the two ends inside a subgraph's definition."""
-
-
-@dataclass(frozen=True)
-class _Link:
-    origin: Any
-    origin_slot: int
-    target: Any
-    target_slot: int
 
 
 @dataclass(frozen=True)
@@ -43,46 +45,64 @@ class _Muted:
     """A link whose origin will not run: the input is left out, its widget's value too."""
 
 
-_MUTED_ORIGIN = _Muted()
 _Source = list[Any] | _Constant | _Muted | None
 """What feeds an input: [node id, output index], a constant, a muted node, or nothing (the widget's value)."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Scope:
-    """The nodes and links of the graph itself, or of one instance of a subgraph."""
+    """The graph itself, or one instance of a subgraph within `parent`. prefix: of the ids of its nodes."""
 
-    nodes: dict[Any, dict[str, Any]]
-    links: dict[Any, _Link]
-    definition: Mapping[str, Any]
+    content: PageContent
     prefix: str = ""
     parent: _Scope | None = None
-    instance: Mapping[str, Any] = field(default_factory=dict)
+    instance: PageNode | None = None
 
-    def node_id(self, node: Mapping[str, Any]) -> str:
-        return f"{self.prefix}{node['id']}"
+    def node_id(self, node: PageNode) -> str:
+        return f"{self.prefix}{node.id}"
+
+    def path(self) -> list[str]:
+        """Return the types of the subgraphs this lies in, its own first."""
+        types, scope = [], self
+        while scope.instance is not None:
+            types.append(scope.instance.type)
+            scope = scope.parent
+        return types
 
 
-def convert_to_api(workflow: Mapping[str, Any], definitions: Definitions) -> Graph:
+@dataclass(frozen=True)
+class _Next:
+    """The link to follow next; None where there is none."""
+
+    scope: _Scope
+    link: str | None
+
+
+def convert_to_api(
+    workflow: Mapping[str, Any], definitions: Definitions, lacking: str = RUNNER_LACKS
+) -> Graph:
     """Return the graph that the page would send for a workflow in UI form.
 
-    definitions: the declared inputs of the node classes. Both serialisations (schema 0.4 and 1) are read.
-    Raises ValueError for a file that is not in UI form, unknown node types, group nodes, broken links, or a link
-    that goes in a circle through reroutes.
+    definitions: the declared inputs of the node classes. lacking: who has only these, and what to do, for the error.
+    Both serialisations (schema 0.4 and 1) are read.
+    Raises WorkflowError for a file that is not in UI form, unknown node types, group nodes, broken links, a link that
+    goes in a circle through reroutes, and subgraphs that contain themselves or are too many.
     """
-    subgraphs = {
-        definition["id"]: definition
-        for definition in (workflow.get("definitions") or {}).get("subgraphs", [])
-    }
-    converter = _Converter(definitions, subgraphs)
-    root = _scope(workflow)
-    converter.expect_known_types([root, *converter.inner_scopes(root)])
-    graph: Graph = {}
-    for scope in [root, *converter.inner_scopes(root)]:
-        for node in scope.nodes.values():
-            if converter.runs(node):
-                graph[scope.node_id(node)] = converter.converted(scope, node)
-    return _without_dead_links(graph)
+    content, subgraphs = page_content(workflow), page_subgraphs(workflow)
+    converter = _Converter(content, subgraphs, definitions)
+    unknown = converter.unknown_types()
+    if unknown:
+        _refuse_group_nodes(unknown)
+        raise UnknownNodesError(unknown, packs_of_types([content, *subgraphs.values()]), lacking)
+    return _without_dead_links(converter.graph())
+
+
+def _refuse_group_nodes(unknown: Mapping[str, str]) -> None:
+    groups = [f"{kind} (node {i})" for i, kind in unknown.items() if kind.startswith(GROUP_NODE_PREFIXES)]
+    if groups:
+        raise WorkflowError(
+            f"group nodes are not supported: convert them to subgraphs on the page ({', '.join(groups)})"
+        )
 
 
 def _without_dead_links(graph: Graph) -> Graph:
@@ -92,161 +112,153 @@ def _without_dead_links(graph: Graph) -> Graph:
     return graph
 
 
-def _scope(content: Mapping[str, Any], **place: Any) -> _Scope:
-    nodes = content.get("nodes")
-    if not isinstance(nodes, list) or any("id" not in node or "type" not in node for node in nodes):
-        raise ValueError("this is not a workflow in UI form: its nodes lack an id or a type")
-    links = {}
-    for link in content.get("links") or []:
-        if isinstance(link, Mapping):
-            key = link["id"]
-            ends = link["origin_id"], link["origin_slot"], link["target_id"], link["target_slot"]
-        else:
-            key, *ends = link[:5]
-        links[key] = _Link(*ends)
-    return _Scope({node["id"]: node for node in nodes}, links, content, **place)
-
-
 class _Converter:
-    """Converts nodes; knows the node classes and the subgraphs."""
+    """Converts the nodes of a graph and of the subgraphs in it."""
 
-    def __init__(self, definitions: Definitions, subgraphs: Mapping[str, Mapping[str, Any]]) -> None:
-        self._definitions, self._subgraphs = definitions, subgraphs
+    def __init__(
+        self, content: PageContent, subgraphs: Mapping[str, PageContent], definitions: Definitions
+    ) -> None:
+        self._subgraphs, self._definitions = subgraphs, definitions
+        self._scopes = self._all_scopes(_Scope(content))
 
-    def runs(self, node: Mapping[str, Any]) -> bool:
-        """Say whether the node is sent to run."""
-        hidden = node["type"] in DRAWN_ONLY or node["type"] in self._subgraphs
-        return not hidden and node.get("mode", 0) not in (MUTED, BYPASSED)
+    def _all_scopes(self, root: _Scope) -> dict[str, _Scope]:
+        """Return {prefix: scope} of the graph and every subgraph in it that is not off."""
+        scopes: dict[str, _Scope] = {}
+        waiting, nodes = [root], 0
+        while waiting:
+            scope = waiting.pop(0)
+            scopes[scope.prefix] = scope
+            nodes += len(scope.content.nodes)
+            if nodes > MOST_NODES:
+                raise WorkflowError(f"with its subgraphs the workflow has more than {MOST_NODES} nodes")
+            for node in scope.content.nodes.values():
+                if node.type in self._subgraphs and not node.is_off:
+                    waiting.append(self._inside(scope, node))
+        return scopes
 
-    def expect_known_types(self, scopes: list[_Scope]) -> None:
-        """Raise ValueError naming every node that runs and whose type is not known."""
-        unknown = {
-            scope.node_id(node): node["type"]
-            for scope in scopes
-            for node in scope.nodes.values()
-            if self.runs(node) and node["type"] not in self._definitions
-        }
-        if not unknown:
-            return
-        if any(str(kind).startswith(GROUP_NODE_PREFIXES) for kind in unknown.values()):
-            listed = ", ".join(f"{kind} (node {node_id})" for node_id, kind in unknown.items())
-            raise ValueError(
-                f"group nodes are not supported: convert them to subgraphs on the page ({listed})"
-            )
-        raise ValueError(unknown_nodes_advice(unknown))
-
-    def inner_scopes(self, scope: _Scope) -> Iterator[_Scope]:
-        """Yield the inside of every subgraph that is not muted or bypassed, outer ones first."""
-        for node in scope.nodes.values():
-            if node["type"] in self._subgraphs and node.get("mode", 0) not in (MUTED, BYPASSED):
-                inner = self._inside(scope, node)
-                yield inner
-                yield from self.inner_scopes(inner)
-
-    def _inside(self, scope: _Scope, instance: Mapping[str, Any]) -> _Scope:
+    def _inside(self, scope: _Scope, instance: PageNode) -> _Scope:
+        if instance.type in scope.path():
+            raise WorkflowError(f"subgraph {instance.type} contains itself")
         prefix = f"{scope.node_id(instance)}:"
-        if prefix.count(":") > len(self._subgraphs):
-            raise ValueError(f"subgraph {instance['type']} contains itself")
-        definition = self._subgraphs[instance["type"]]
-        return _scope(definition, prefix=prefix, parent=scope, instance=instance)
+        return _Scope(self._subgraphs[instance.type], prefix, scope, instance)
 
-    def converted(self, scope: _Scope, node: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a node in API form: the widgets' values, then the links over them."""
-        declared = self._definitions[node["type"]]
-        inputs = widget_inputs(node.get("widgets_values"), declared)
-        for socket in node.get("inputs") or []:
-            if socket.get("link") is None:
-                continue
-            source = self._source(scope, socket["link"], socket.get("type", "*"), ())
-            if isinstance(source, _Muted):
-                inputs.pop(socket["name"], None)
-            elif isinstance(source, _Constant):
-                inputs[socket["name"]] = source.value
-            elif source is not None:
-                inputs[socket["name"]] = source
+    def _running(self) -> list[tuple[_Scope, PageNode]]:
+        return [
+            (scope, node)
+            for scope in self._scopes.values()
+            for node in scope.content.nodes.values()
+            if not (node.type in DRAWN_ONLY or node.type in self._subgraphs or node.is_off)
+        ]
+
+    def unknown_types(self) -> dict[str, str]:
+        """Return {node id: type} of the nodes that run and whose type is not known."""
         return {
-            "class_type": node["type"],
-            "inputs": inputs,
-            "_meta": {"title": node.get("title") or node["type"]},
+            scope.node_id(node): node.type
+            for scope, node in self._running()
+            if node.type not in self._definitions
         }
 
-    def _source(self, scope: _Scope, link_id: Any, wanted: Any, path: tuple[Any, ...]) -> _Source:
-        """Return what a link brings in the end. path: the links followed so far."""
-        step = scope.prefix, link_id
-        if step in path:
-            raise ValueError(f"link {link_id} goes in a circle through reroutes or bypassed nodes")
-        if link_id not in scope.links:
-            raise ValueError(f"the workflow is broken: link {link_id} is used by a node but not listed")
-        link = scope.links[link_id]
-        path = (*path, step)
-        if link.origin == SUBGRAPH_INPUTS:
-            return self._from_outside(scope, link.origin_slot, wanted, path)
-        if link.origin not in scope.nodes:
-            raise ValueError(
+    def graph(self) -> Graph:
+        """Return the nodes that run, in API form."""
+        return {scope.node_id(node): self._converted(scope, node) for scope, node in self._running()}
+
+    def _converted(self, scope: _Scope, node: PageNode) -> dict[str, Any]:
+        """Return a node in API form: the widgets' values, then the links over them."""
+        inputs = widget_inputs(node.values, self._definitions[node.type])
+        for socket in node.sockets:
+            if socket.link is None:
+                continue
+            source = self._source(scope, socket.link, socket.type)
+            if isinstance(source, _Muted):
+                inputs.pop(socket.name, None)
+            elif isinstance(source, _Constant):
+                inputs[socket.name] = wrapped_value(source.value)
+            elif source is not None:
+                inputs[socket.name] = source
+        return {"class_type": node.type, "inputs": inputs, "_meta": {"title": node.title or node.type}}
+
+    def _source(self, scope: _Scope, link_id: str, wanted: Any) -> _Source:
+        """Return what a link brings in the end. wanted: the type of the input it leads to."""
+        place: _Source | _Next = _Next(scope, link_id)
+        followed = set()
+        while isinstance(place, _Next):
+            if place.link is None:
+                return None
+            step = place.scope.prefix, place.link
+            if step in followed:
+                raise WorkflowError(f"link {place.link} goes in a circle through reroutes or bypassed nodes")
+            followed.add(step)
+            place = self._step(place.scope, place.link, wanted)
+        return place
+
+    def _step(self, scope: _Scope, link_id: str, wanted: Any) -> _Source | _Next:
+        link = scope.content.links.get(link_id)
+        if link is None:
+            raise WorkflowError(f"the workflow is broken: link {link_id} is used by a node but not listed")
+        if link.origin_slot < 0:
+            raise WorkflowError(
+                f"the workflow is broken: link {link_id} does not say which output it is from"
+            )
+        if link.origin == SUBGRAPH_INPUTS and scope.parent is not None:
+            return _from_outside(scope, link.origin_slot)
+        node = scope.content.nodes.get(link.origin)
+        if node is None:
+            raise WorkflowError(
                 f"the workflow is broken: link {link_id} comes from node {link.origin}, which is gone"
             )
-        return self._from_node(scope, scope.nodes[link.origin], link.origin_slot, wanted, path)
+        return self._from_node(scope, node, link.origin_slot, wanted)
 
-    def _from_node(
-        self, scope: _Scope, node: Mapping[str, Any], slot: int, wanted: Any, path: tuple[Any, ...]
-    ) -> _Source:
-        if node["type"] == PRIMITIVE:
-            values = node.get("widgets_values") or []
-            return _Constant(values[0]) if values else None
-        if node.get("mode", 0) == MUTED:
-            return _MUTED_ORIGIN
-        if node["type"] == REROUTE:
-            return self._from_socket(scope, (node.get("inputs") or [{}])[0], wanted, path)
-        if node.get("mode", 0) == BYPASSED:
-            return self._from_socket(scope, _bypass_socket(node, slot, wanted), wanted, path)
-        if node["type"] in self._subgraphs:
-            return self._from_inside(scope, node, slot, wanted, path)
+    def _from_node(self, scope: _Scope, node: PageNode, slot: int, wanted: Any) -> _Source | _Next:
+        if node.type == PRIMITIVE:
+            return None if node.first_value is None else _Constant(node.first_value)
+        if node.mode == MUTED:
+            return _Muted()
+        if node.type == REROUTE:
+            return _Next(scope, node.sockets[0].link if node.sockets else None)
+        if node.is_off:
+            socket = _bypass_socket(node, slot, wanted)
+            return _Next(scope, None if socket is None else socket.link)
+        if node.type in self._subgraphs:
+            inner = self._scopes[f"{scope.node_id(node)}:"]
+            return _Next(inner, _link_to_output(inner.content.links, slot))
         return [scope.node_id(node), slot]
 
-    def _from_socket(
-        self, scope: _Scope, socket: Mapping[str, Any], wanted: Any, path: tuple[Any, ...]
-    ) -> _Source:
-        link_id = socket.get("link")
-        return None if link_id is None else self._source(scope, link_id, wanted, path)
 
-    def _from_inside(
-        self, scope: _Scope, instance: Mapping[str, Any], slot: int, wanted: Any, path: tuple[Any, ...]
-    ) -> _Source:
-        """Follow a link that comes out of a subgraph."""
-        inner = self._inside(scope, instance)
-        for link_id, link in inner.links.items():
-            if link.target == SUBGRAPH_OUTPUTS and link.target_slot == slot:
-                return self._source(inner, link_id, wanted, path)
-        return None
-
-    def _from_outside(self, scope: _Scope, slot: int, wanted: Any, path: tuple[Any, ...]) -> _Source:
-        """Follow a link that comes into a subgraph: the instance's link, or its own widget's value."""
-        name = scope.definition["inputs"][slot]["name"]
-        sockets = scope.instance.get("inputs") or []
-        socket = next((socket for socket in sockets if socket["name"] == name), {})
-        if socket.get("link") is not None:
-            return self._source(scope.parent, socket["link"], wanted, path)
-        promoted = [entry["name"] for entry in sockets if entry.get("widget")]
-        values = scope.instance.get("widgets_values")
-        if name in promoted and isinstance(values, list) and promoted.index(name) < len(values):
-            return _Constant(values[promoted.index(name)])
-        return None
+def _link_to_output(links: Mapping[str, PageLink], slot: int) -> str | None:
+    """Return the link that feeds an output of a subgraph."""
+    found = (i for i, link in links.items() if link.target == SUBGRAPH_OUTPUTS and link.target_slot == slot)
+    return next(found, None)
 
 
-def _bypass_socket(node: Mapping[str, Any], slot: int, wanted: Any) -> Mapping[str, Any]:
-    """Return the input that stands in for an output of a bypassed node; an empty one when none fits."""
-    sockets = node.get("inputs") or []
-    if not sockets:
-        return {}
+def _from_outside(scope: _Scope, slot: int) -> _Source | _Next:
+    """Follow a link that comes into a subgraph: the instance's link, or its own widget's value."""
+    names = scope.content.input_names
+    if slot >= len(names):
+        raise WorkflowError(
+            f"the workflow is broken: input {slot} of subgraph {scope.instance.type} is used inside but not listed"
+        )
+    socket = next((socket for socket in scope.instance.sockets if socket.name == names[slot]), None)
+    if socket is not None and socket.link is not None:
+        return _Next(scope.parent, socket.link)
+    promoted = [socket.name for socket in scope.instance.sockets if socket.is_widget]
+    values = scope.instance.values
+    if names[slot] in promoted and isinstance(values, list) and promoted.index(names[slot]) < len(values):
+        return _Constant(values[promoted.index(names[slot])])
+    return None
+
+
+def _bypass_socket(node: PageNode, slot: int, wanted: Any) -> PageSocket | None:
+    """Return the input that stands in for an output of a bypassed node; None when none fits."""
+    sockets = node.sockets
     opposite = sockets[slot] if slot < len(sockets) else None
     if wanted in ("*", ""):
-        return opposite or sockets[0]
-    given = (node.get("outputs") or [{}] * (slot + 1))[slot].get("type", "*")
-    if opposite is not None and _fits(opposite["type"], given) and _fits(opposite["type"], wanted):
+        return opposite or next(iter(sockets), None)
+    given = node.output_types[slot] if slot < len(node.output_types) else "*"
+    if opposite is not None and _fits(opposite.type, given) and _fits(opposite.type, wanted):
         return opposite
-    exact = (socket for socket in sockets if socket["type"] == wanted)
-    compatible = (s for s in sockets if _fits(s["type"], given) and _fits(s["type"], wanted))
-    return next(exact, None) or next(compatible, {})
+    exact = (socket for socket in sockets if socket.type == wanted)
+    compatible = (s for s in sockets if _fits(s.type, given) and _fits(s.type, wanted))
+    return next(exact, None) or next(compatible, None)
 
 
 def _fits(first: Any, second: Any) -> bool:

@@ -20,11 +20,14 @@ from typing import Any
 from ..runtime.host import host
 from ..runtime.weights import WeightNotFoundError
 from .executor import NodeFailedError, RunReport
-from .graph import Graph, copied_graph, read_graph_file
+from .graph import Graph, copied_graph
+from .local_run import saved_files, using_files, using_folders
 from .overrides import apply_overrides, find_node
+from .preparation import drawn_page
 from .registry import local_definitions, object_info
-from .run_command import drawn_workflow, run_graph, saved_files, using_folders
+from .run_command import run_graph
 from .widgets import widget_inputs
+from .workflow_files import read_workflow_file
 
 WORKFLOWS_FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 DEMO_GRAPH_FILE = WORKFLOWS_FOLDER / "api" / "audio_only.json"
@@ -53,11 +56,21 @@ def demo_command(arguments: argparse.Namespace) -> int:
             'pip install "talking-portrait[demo]", or name a picture of your own with --portrait'
         )
     graph = demo_graph(arguments)
-    workflow = drawn_workflow(graph, object_info(), read_graph_file(DEMO_PAGE_FILE))
-    with _output_folder_beside(target) as folder, using_folders(output=folder):
+    workflow = drawn_page(graph, object_info(), read_workflow_file(DEMO_PAGE_FILE).page)
+    folder_beside = _output_folder_beside(target)
+    with folder_beside as folder, using_folders(output=folder), using_files(_files_named(arguments)):
         os.replace(saved_files(_run(graph, workflow), host())[0], target)
     sys.stdout.write(f"{target}\n")
     return 0
+
+
+def _files_named(arguments: argparse.Namespace) -> list[Path]:
+    """Return the files that the command names, and the landmarks beside the picture."""
+    from ..runtime.input_files import landmarks_beside
+
+    named = [arguments.portrait, arguments.speech]
+    files = [Path(name).expanduser().absolute() for name in named if name is not None]
+    return [*files, *filter(None, map(landmarks_beside, files))]
 
 
 def _run(graph: Graph, workflow: dict[str, Any] | None) -> RunReport:
@@ -77,7 +90,7 @@ def demo_graph(arguments: argparse.Namespace) -> Graph:
     assignments = [
         f"{INPUT_OF_OPTION[option]}={value}" for option, value in given.items() if value is not None
     ]
-    graph = copied_graph(read_graph_file(DEMO_GRAPH_FILE))
+    graph = copied_graph(read_workflow_file(DEMO_GRAPH_FILE).api)
     apply_overrides(graph, assignments, local_definitions())
     if arguments.portrait is not None:
         _find_face_in_portrait(graph, arguments.download)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 Graph = dict[str, dict[str, Any]]
 NodeClasses = Mapping[str, type]
+
+
+class WorkflowError(ValueError):
+    """Something is wrong with a workflow file, its graph, or a setting of one of its inputs.
+
+    The base of WorkflowFileError, OverrideError and GraphValidationError: what the user gave cannot run.
+    """
 
 
 class ExecutionBlocker:
@@ -25,12 +31,9 @@ class ExecutionBlocker:
 
 def is_link(value: Any) -> bool:
     """Say whether an input's value is a link: [node id, output index]."""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], int | float)
-    )
+    if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)):
+        return False
+    return isinstance(value[1], int) or (isinstance(value[1], float) and value[1].is_integer())
 
 
 def links_of(node: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
@@ -42,8 +45,14 @@ def links_of(node: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
 
 def title_of(graph: Graph, node_id: str) -> str:
     """Return what a person would call the node: its title, or its class."""
-    node = graph[node_id]
-    return node.get("_meta", {}).get("title") or node.get("class_type") or node_id
+    return own_title(graph[node_id]) or graph[node_id].get("class_type") or node_id
+
+
+def own_title(node: Mapping[str, Any]) -> str | None:
+    """Return the title that a file gives a node, None where it gives none."""
+    meta = node.get("_meta")
+    title = meta.get("title") if isinstance(meta, Mapping) else None
+    return title if isinstance(title, str) and title else None
 
 
 @dataclass(frozen=True)
@@ -88,36 +97,41 @@ def is_output_node(node_class: type) -> bool:
     return getattr(node_class, "OUTPUT_NODE", False) is True
 
 
-def unknown_nodes(graph: Graph, node_classes: NodeClasses) -> dict[str, str]:
-    """Return {node id: class name} of the nodes whose classes are not known."""
-    names = {node_id: str(node.get("class_type", "")) for node_id, node in graph.items()}
-    return {node_id: name for node_id, name in names.items() if name and name not in node_classes}
+class UnknownNodesError(WorkflowError):
+    """A workflow has nodes whose types are not known here; its text names them all, and the packs they come from.
 
-
-def unknown_nodes_advice(unknown: Mapping[str, str]) -> str:
-    """Return what to do about nodes, {node id: class name}, that the runner does not bring."""
-    listed = ", ".join(f"{name} (node {node_id})" for node_id, name in unknown.items())
-    return (
-        f"unknown node types: {listed}; the runner brings this package's nodes and a few of ComfyUI's: run the "
-        "workflow in a ComfyUI that has them all, with --server"
-    )
-
-
-def read_graph_file(path: str | Path) -> dict[str, Any]:
-    """Return the JSON object of a workflow file, in UI or API form.
-
-    Raises OSError for a file that cannot be read, ValueError for one that holds no JSON object.
+    unknown: {node id: class name}.
     """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"there is no workflow file {path}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a workflow: it is not JSON ({error})") from error
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path} is not a workflow: expected a JSON object with nodes")
-    return content
+
+    def __init__(self, unknown: Mapping[str, str], packs: Mapping[str, str], where: str) -> None:
+        """packs: {class name: pack it comes from}, as far as a file says it. where: who lacks them, and what to do."""
+        self.unknown = dict(unknown)
+        ids: dict[str, list[str]] = {}
+        for node_id, name in unknown.items():
+            ids.setdefault(name, []).append(node_id)
+        listed = [
+            f"{name} (node{'s' if len(nodes) > 1 else ''} {', '.join(nodes)}"
+            + (f"; from {packs[name]})" if name in packs else ")")
+            for name, nodes in ids.items()
+        ]
+        super().__init__(f"unknown node types: {', '.join(listed)}; {where}")
+
+
+RUNNER_LACKS = (
+    "the runner brings this package's nodes and a few of ComfyUI's: run the workflow in a ComfyUI that has them all, "
+    "with --server"
+)
+SERVER_LACKS = "the server does not have them: install their packs there and start it again"
+
+
+def unknown_nodes(graph: Graph, node_classes: Container[str]) -> dict[str, str]:
+    """Return {node id: class name} of the nodes whose classes are not known."""
+    names = {node_id: node.get("class_type") for node_id, node in graph.items()}
+    return {
+        node_id: str(name)
+        for node_id, name in names.items()
+        if name is not None and str(name) not in node_classes
+    }
 
 
 def is_ui_format(content: Mapping[str, Any]) -> bool:
@@ -126,19 +140,24 @@ def is_ui_format(content: Mapping[str, Any]) -> bool:
 
 
 def copied_graph(graph: Mapping[str, Any]) -> Graph:
-    """Return a deep copy with text ids, every node with an `inputs` object.
+    """Return a deep copy with text ids, in links too, every node with an `inputs` object.
 
-    Raises ValueError for something that is not a graph in API form.
+    Raises WorkflowError for something that is not a graph in API form.
     """
     copied: Graph = {}
     for node_id, node in graph.items():
         if not isinstance(node, Mapping) or not isinstance(node.get("inputs", {}), Mapping):
-            raise ValueError(
+            raise WorkflowError(
                 f"this is not a workflow in API form: node {node_id!r} is {json.dumps(node, default=str)[:80]}, "
                 'expected {"class_type": ..., "inputs": {...}}'
             )
-        copied[str(node_id)] = {
-            **copy.deepcopy(dict(node)),
-            "inputs": copy.deepcopy(dict(node.get("inputs", {}))),
-        }
+        inputs = {name: _with_text_id(value) for name, value in node.get("inputs", {}).items()}
+        copied[str(node_id)] = {**copy.deepcopy(dict(node)), "inputs": inputs}
     return copied
+
+
+def _with_text_id(value: Any) -> Any:
+    """Return a copy of an input's value; of a link whose node id is a number, as hand-written files have it, a link."""
+    if isinstance(value, list) and len(value) == 2 and type(value[0]) is int:
+        return [str(value[0]), value[1]]
+    return copy.deepcopy(value)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 
-from .registry import object_info
+from .registry import core_node_classes, object_info
 
 
-def list_nodes(as_json: bool = False) -> str:
-    """Return the nodes the headless runner knows, as a table or in the form of ComfyUI's /object_info."""
+def list_nodes(as_json: bool = False, with_core: bool = False) -> str:
+    """Return this package's nodes, as a table or in the form of ComfyUI's /object_info.
+
+    with_core: also the nodes of ComfyUI that the runner brings.
+    """
     described = object_info()
+    if not with_core:
+        described = {name: info for name, info in described.items() if name not in core_node_classes()}
     if as_json:
         return json.dumps(described, indent=2) + "\n"
     return _table([(name, info["category"], info["display_name"]) for name, info in described.items()])

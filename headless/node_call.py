@@ -1,14 +1,15 @@
-"""Calling a node's function: list mapping, merging of results, blocked inputs."""
+"""Calling a node's function: list mapping, merging of results, blocked inputs, expansions."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .graph import ExecutionBlocker
+from .asynchronous_calls import finished_coroutine
+from .graph import ExecutionBlocker, Graph
 
 InputLists = dict[str, list[Any]]
 """Every input as a list of values; most hold one."""
@@ -25,70 +26,94 @@ class NodeOutput:
     ui: dict[str, list[Any]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class CallResult:
+    """What one call of a node's function gave.
+
+    values: one per output slot, where a call that expanded may have links into its graph; None when it gave none.
+    graph: what it expanded into, None for an ordinary call.
+    """
+
+    values: tuple[Any, ...] | None
+    graph: Graph | None = None
+
+
+LinkedValues = Callable[[CallResult, Any], "list[Any] | None"]
+
+
+@dataclass(frozen=True)
+class MappedCall:
+    """How a function is called over lists.
+
+    on_blocked: makes the result of a call that would be given a blocker; the blocker itself when None.
+    around: gives the context in which the call of a number, counted from 0, runs.
+    start: is given the coroutine of an asynchronous function and that context, and returns a task, or the result
+    when it waits for it.
+    """
+
+    on_blocked: Callable[[ExecutionBlocker], Any] = lambda blocker: blocker
+    around: Callable[[int], contextlib.AbstractContextManager[Any]] = lambda _: contextlib.nullcontext()
+    start: Callable[[Coroutine[Any, Any, Any], contextlib.AbstractContextManager[Any]], Any] = (
+        finished_coroutine
+    )
+
+
 def call_mapped(
-    node: Any, function_name: str, inputs: InputLists, on_blocked: Callable | None = None
+    node: Any, function_name: str, inputs: InputLists, call: MappedCall | None = None
 ) -> list[Any]:
     """Call a node's function once per item of its longest input list; shorter lists repeat their last item.
 
-    A node with INPUT_IS_LIST is called once with whole lists. A call that would be given an ExecutionBlocker
-    is not made: its result is the blocker, or what `on_blocked` makes of it.
+    A node with INPUT_IS_LIST is called once with whole lists. A call that would be given an ExecutionBlocker is not
+    made.
     """
-    function = getattr(node, function_name)
+    function, call = getattr(node, function_name), call or MappedCall()
     if getattr(node, "INPUT_IS_LIST", False):
         blocker = _first_blocker(value for values in inputs.values() for value in values)
-        return [_called(function, inputs, blocker, on_blocked)]
+        return [_called(function, inputs, blocker, call, 0)]
     count = max((len(values) for values in inputs.values()), default=1)
     if count == 0:
         raise IndexError("list index out of range: an input list of the node is empty")
     results = []
     for index in range(count):
         arguments = {name: values[min(index, len(values) - 1)] for name, values in inputs.items()}
-        results.append(_called(function, arguments, _first_blocker(arguments.values()), on_blocked))
+        results.append(_called(function, arguments, _first_blocker(arguments.values()), call, index))
     return results
 
 
-def _first_blocker(values: Any) -> ExecutionBlocker | None:
+def _first_blocker(values: Iterable[Any]) -> ExecutionBlocker | None:
     return next((value for value in values if isinstance(value, ExecutionBlocker)), None)
 
 
 def _called(
-    function: Callable,
+    function: Callable[..., Any],
     arguments: dict[str, Any],
     blocker: ExecutionBlocker | None,
-    on_blocked: Callable | None,
+    call: MappedCall,
+    index: int,
 ) -> Any:
     if blocker is not None:
-        return on_blocked(blocker) if on_blocked is not None else blocker
-    result = function(**arguments)
-    return asyncio.run(result) if inspect.iscoroutine(result) else result
+        return call.on_blocked(blocker)
+    with call.around(index):
+        result = function(**arguments)
+    return call.start(result, call.around(index)) if inspect.iscoroutine(result) else result
 
 
-def call_node(node: Any, inputs: InputLists, on_blocked: Callable) -> NodeOutput:
-    """Run a node's FUNCTION and return its merged outputs.
+def call_results(results: list[Any], node: Any) -> tuple[list[CallResult], dict[str, list[Any]]]:
+    """Return what the calls of a node gave, and their ui merged.
 
-    Raises NotImplementedError for a node that expands into a graph, ValueError for a result of a wrong form.
+    Raises ValueError for a result of a wrong form.
     """
-    results = call_mapped(node, node.FUNCTION, inputs, on_blocked)
-    values = []
-    uis = []
-    for result in results:
-        if isinstance(result, dict):
-            _refuse_expansion(result)
-            if "ui" in result:
-                uis.append(result["ui"])
-            if "result" not in result:
-                continue
-            result = result["result"]
-        values.append(_as_tuple(result, node))
-    return NodeOutput(_merged(values, node), _merged_ui(uis))
+    parsed = [_call_result(result, node) for result in results]
+    uis = [result["ui"] for result in results if isinstance(result, dict) and "ui" in result]
+    return parsed, {name: [item for ui in uis for item in ui[name]] for name in (uis[0] if uis else {})}
 
 
-def _refuse_expansion(result: dict[str, Any]) -> None:
+def _call_result(result: Any, node: Any) -> CallResult:
+    if not isinstance(result, dict):
+        return CallResult(_as_tuple(result, node))
     if "expand" in result:
-        raise NotImplementedError(
-            "the node expands into further nodes, which the headless runner does not do; run it in ComfyUI "
-            "with --server"
-        )
+        return CallResult(_as_tuple(result.get("result"), node), result["expand"])
+    return CallResult(_as_tuple(result["result"], node) if "result" in result else None)
 
 
 def _as_tuple(result: Any, node: Any) -> tuple[Any, ...]:
@@ -105,21 +130,27 @@ def _as_tuple(result: Any, node: Any) -> tuple[Any, ...]:
     return tuple(result)
 
 
-def _merged(results: list[tuple[Any, ...]], node: Any) -> list[list[Any]]:
-    """Return one list per slot: OUTPUT_IS_LIST slots are concatenated over the calls, the others collected."""
+def merged_values(
+    results: list[CallResult], node: Any, linked: LinkedValues = lambda _, __: None
+) -> list[list[Any]]:
+    """Return one list per slot: OUTPUT_IS_LIST slots are concatenated over the calls, the others collected.
+
+    linked: None for an ordinary value of a result, the values that it links to for a link.
+    """
+    given = [result for result in results if result.values is not None]
     are_lists = getattr(node, "OUTPUT_IS_LIST", None) or (False,) * len(node.RETURN_TYPES)
-    merged: list[list[Any]] = []
-    for slot in range(len(node.RETURN_TYPES) if results else 0):
-        column = [result[slot] for result in results]
-        if are_lists[slot]:
-            column = [
-                item
-                for value in column
-                for item in ([value] if isinstance(value, ExecutionBlocker) else value)
-            ]
-        merged.append(column)
-    return merged
+    slots = range(len(node.RETURN_TYPES) if given else 0)
+    return [
+        [item for result in given for item in _slot_values(result, slot, are_lists[slot], linked)]
+        for slot in slots
+    ]
 
 
-def _merged_ui(uis: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [item for ui in uis for item in ui[name]] for name in (uis[0] if uis else {})}
+def _slot_values(result: CallResult, slot: int, is_list: bool, linked: LinkedValues) -> list[Any]:
+    value = result.values[slot] if result.values is not None else None
+    values = linked(result, value)
+    if values is None:
+        return list(value) if is_list and not isinstance(value, ExecutionBlocker) else [value]
+    if not is_list:
+        return values
+    return [item for value in values for item in (value if isinstance(value, list) else [value])]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from .graph import Graph, InputSpecification, is_link, links_of
+from .graph import Graph, InputSpecification, is_link, links_of, own_title
 from .registry import definitions_from_object_info
 from .widgets import is_widget, widget_values
 
@@ -19,6 +20,9 @@ KEPT_PROPERTIES = ("pos", "size", "title", "color", "bgcolor", "flags")
 """What a node keeps from the source workflow's node of the same id."""
 
 NOTES = ("Note", "MarkdownNote")
+
+_PLAIN_NUMBER = re.compile(r"0|[1-9][0-9]{0,14}")
+"""An id that the page can keep as a number."""
 
 
 def page_workflow(
@@ -38,16 +42,21 @@ def page_workflow(
         "last_link_id": len(drawing.links),
         "nodes": nodes,
         "links": drawing.links,
-        "groups": list((source or {}).get("groups") or []),
+        "groups": _groups(source or {}),
         "config": {},
         "extra": {},
         "version": SCHEMA_VERSION,
     }
 
 
+def _groups(source: Mapping[str, Any]) -> list[Any]:
+    groups = source.get("groups")
+    return list(groups) if isinstance(groups, list) else []
+
+
 def _numbers(graph: Graph) -> dict[str, int]:
     """Return a whole number for every node id; ids that are numbers keep theirs."""
-    numbers = {node_id: int(node_id) for node_id in graph if node_id.isdecimal()}
+    numbers = {node_id: int(node_id) for node_id in graph if _PLAIN_NUMBER.fullmatch(node_id)}
     following = max(numbers.values(), default=0)
     for node_id in graph:
         if node_id not in numbers:
@@ -66,7 +75,10 @@ class _Drawing:
         )
         self.links: list[list[Any]] = []
         self._link_of: dict[tuple[str, str], int] = {}
-        self._places = _places(graph, self._heights())
+        self._links_from: dict[tuple[str, int], list[int]] = {}
+        self._order = {node_id: index for index, node_id in enumerate(graph)}
+        self._heights = self._all_heights()
+        self._places = _places(graph, self._heights)
         for node_id in graph:
             self._add_links(node_id)
 
@@ -77,17 +89,17 @@ class _Drawing:
             "id": self._numbers[node_id],
             "type": class_type,
             "pos": self._places[node_id],
-            "size": [COLUMN_WIDTH, self._heights()[node_id]],
+            "size": [COLUMN_WIDTH, self._heights[node_id]],
             "flags": {},
-            "order": list(self._graph).index(node_id),
+            "order": self._order[node_id],
             "mode": 0,
             "inputs": [self._socket(node_id, specification) for specification in self._sockets(node_id)],
             "outputs": self._outputs(node_id),
             "properties": {"Node name for S&R": class_type},
             "widgets_values": widget_values(self._graph[node_id]["inputs"], self._definitions[class_type]),
         }
-        title = self._graph[node_id].get("_meta", {}).get("title")
-        return {**drawn, "title": title} if title else drawn
+        title = own_title(self._graph[node_id])
+        return drawn if title in (None, class_type) else {**drawn, "title": title}
 
     def _sockets(self, node_id: str) -> list[InputSpecification]:
         """Return the inputs that are drawn with a socket: those without a widget, and linked widgets."""
@@ -107,14 +119,14 @@ class _Drawing:
 
     def _outputs(self, node_id: str) -> list[dict[str, Any]]:
         info = self._object_info[self._graph[node_id]["class_type"]]
-        number = self._numbers[node_id]
+        names = info.get("output_name") or ()
         return [
             {
-                "name": name,
+                "name": names[slot] if slot < len(names) else _type_name(kind),
                 "type": _type_name(kind),
-                "links": [link[0] for link in self.links if link[1:3] == [number, slot]],
+                "links": self._links_from.get((node_id, slot), []),
             }
-            for slot, (kind, name) in enumerate(zip(info["output"], info["output_name"], strict=True))
+            for slot, kind in enumerate(info.get("output") or ())
         ]
 
     def _add_links(self, node_id: str) -> None:
@@ -128,13 +140,14 @@ class _Drawing:
             ends = [self._numbers[origin], slot, self._numbers[node_id], target_slot]
             self.links.append([number, *ends, kind])
             self._link_of[node_id, specification.name] = number
+            self._links_from.setdefault((origin, slot), []).append(number)
 
-    def _heights(self) -> dict[str, int]:
+    def _all_heights(self) -> dict[str, int]:
         heights = {}
         for node_id, node in self._graph.items():
             declared = self._definitions[node["class_type"]].values()
             rows = sum(s.category != "hidden" for s in declared)
-            rows = max(rows, len(self._object_info[node["class_type"]]["output"]))
+            rows = max(rows, len(self._object_info[node["class_type"]].get("output") or ()))
             heights[node_id] = TITLE_HEIGHT + ROW_HEIGHT * rows
         return heights
 
@@ -149,23 +162,37 @@ def _type_name(kind: Any) -> str:
 
 def _places(graph: Graph, heights: Mapping[str, int]) -> dict[str, list[int]]:
     """Return [x, y] of every node: a column further right than all that it is linked to."""
-    columns: dict[str, int] = {}
+    columns = _columns(graph)
     places = {}
     bottoms: dict[int, int] = {}
     for node_id in graph:
-        column = _column(node_id, graph, columns)
+        column = columns[node_id]
         y = bottoms.get(column, 0)
         places[node_id] = [column * (COLUMN_WIDTH + COLUMN_GAP), y]
         bottoms[column] = y + heights[node_id] + ROW_GAP
     return places
 
 
-def _column(node_id: str, graph: Graph, columns: dict[str, int]) -> int:
-    if node_id not in columns:
-        columns[node_id] = 0  # a cycle would not end otherwise; it is refused before anything runs
-        origins = [origin for _, origin, _ in links_of(graph[node_id]) if origin in graph]
-        columns[node_id] = max((_column(origin, graph, columns) + 1 for origin in origins), default=0)
-    return columns[node_id]
+def _columns(graph: Graph) -> dict[str, int]:
+    """Return the column of every node; 0 for those in a circle, which is refused before anything runs."""
+    origins = {
+        node_id: {origin for _, origin, _ in links_of(node) if origin in graph}
+        for node_id, node in graph.items()
+    }
+    targets: dict[str, list[str]] = {}
+    for node_id, linked in origins.items():
+        for origin in linked:
+            targets.setdefault(origin, []).append(node_id)
+    columns = dict.fromkeys(graph, 0)
+    left = {node_id: len(linked) for node_id, linked in origins.items()}
+    ready = [node_id for node_id, count in left.items() if count == 0]
+    for node_id in ready:
+        for target in targets.get(node_id, ()):
+            columns[target] = max(columns[target], columns[node_id] + 1)
+            left[target] -= 1
+            if left[target] == 0:
+                ready.append(target)
+    return columns
 
 
 def _take_over(nodes: list[dict[str, Any]], source: Mapping[str, Any]) -> None:

@@ -12,9 +12,15 @@ from .graph import InputSpecification, NodeClasses, input_specifications
 def node_classes() -> NodeClasses:
     """Return {class name: class}. As in ComfyUI, a core node keeps its name against a pack's."""
     from ..nodes import NODE_CLASS_MAPPINGS
+
+    return {**NODE_CLASS_MAPPINGS, **core_node_classes()}
+
+
+def core_node_classes() -> NodeClasses:
+    """Return {class name: class} of ComfyUI's nodes that the runner brings."""
     from .core_nodes import CORE_NODES
 
-    return {**NODE_CLASS_MAPPINGS, **CORE_NODES}
+    return CORE_NODES
 
 
 def local_definitions() -> dict[str, dict[str, InputSpecification]]:
@@ -38,9 +44,11 @@ def definitions_from_object_info(object_info: dict[str, Any]) -> dict[str, dict[
 def object_info() -> dict[str, dict[str, Any]]:
     """Return what a ComfyUI server would list under /object_info for the known classes."""
     from ..nodes import NODE_DISPLAY_NAME_MAPPINGS
+    from .core_nodes import CORE_DISPLAY_NAMES
 
+    titles = {**NODE_DISPLAY_NAME_MAPPINGS, **CORE_DISPLAY_NAMES}
     return {
-        name: _described(name, node_class, NODE_DISPLAY_NAME_MAPPINGS.get(name, name))
+        name: _described(name, node_class, titles.get(name, name))
         for name, node_class in node_classes().items()
     }
 

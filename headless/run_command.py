@@ -4,110 +4,113 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import shutil
 import sys
-from pathlib import Path
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
-from ..runtime.host import Host, StandaloneHost, host
-from .conversion import convert_to_api
+from ..runtime.host import FOLDER_KIND, TEMP_VARIABLE
+from .events import EventDisplay, EventListener, JsonEventLines, listeners
 from .executor import GraphExecutor, RunReport
-from .graph import (
-    Graph,
-    copied_graph,
-    is_ui_format,
-    links_of,
-    read_graph_file,
-    unknown_nodes,
-    unknown_nodes_advice,
-)
-from .overrides import Definitions, apply_overrides
-from .page_workflow import page_workflow
-from .registry import local_definitions, node_classes, object_info
+from .graph import Graph, WorkflowError
+from .local_run import LocalRunner, RunResult, saved_files, using_folders
+from .overrides import read_inputs_file
+from .preparation import PreparedWorkflow, prepared_workflow
+from .registry import node_classes
+from .workflow_files import WorkflowFile, read_workflow_file, workflow_from_stream
+
+__all__ = ["run_command", "run_graph", "saved_files", "using_folders"]
+
+STANDARD_INPUT = "-"
+"""What stands for the file when the workflow comes through a pipe."""
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """Run a workflow file and write the paths of what it saved to stdout."""
-    content = read_graph_file(arguments.file)
-    if arguments.server:
-        from .client import run_on_server
-
-        folder = Path(arguments.output_folder or "output")
-        saved = run_on_server(arguments.server, content, arguments.set, folder)
+    """Run a workflow file and write the paths of what it saved to stdout, or with --json the events."""
+    lines = JsonEventLines() if arguments.json else None
+    try:
+        result = _run(arguments, lines)
+    except (WorkflowError, OSError) as error:
+        if lines is not None:
+            lines("error", refusal(error))
+        raise
+    if lines is not None:
+        lines("saved", {"files": [str(path) for path in result.saved]})
     else:
-        graph, workflow = prepared_graph(content, arguments.set)
-        with using_folders(input=arguments.input_folder, output=arguments.output_folder):
-            report = run_graph(graph, workflow)
-            saved = saved_files(report, host())
-    for path in saved:
-        sys.stdout.write(f"{path}\n")
+        sys.stdout.writelines(f"{path}\n" for path in result.saved)
     return 0
 
 
-def prepared_graph(content: dict[str, Any], assignments: list[str]) -> tuple[Graph, dict[str, Any] | None]:
-    """Return a workflow file's content as a graph in API form with inputs set, and the same in UI form.
+def _run(arguments: argparse.Namespace, lines: JsonEventLines | None) -> RunResult:
+    file = _workflow(arguments.file)
+    inputs = read_inputs_file(arguments.inputs) if arguments.inputs else None
+    if arguments.server:
+        return _run_on_server(arguments, file, inputs, lines)
+    with using_folders(input=arguments.input_folder, output=arguments.out), _folder_of_previews():
+        prepared = prepared_workflow(file, arguments.set, inputs)
+        return LocalRunner(keep_results=False).run(prepared, _listener(prepared, lines))
 
-    The UI form, None for a graph that cannot run, is what saved files carry so that the page can restore it.
-    Raises ValueError that names every node that this runner does not bring.
+
+def _workflow(name: str) -> WorkflowFile:
+    if name == STANDARD_INPUT:
+        return workflow_from_stream(sys.stdin.buffer)
+    return read_workflow_file(name)
+
+
+def _run_on_server(
+    arguments: argparse.Namespace,
+    file: WorkflowFile,
+    inputs: dict[str, Any] | None,
+    lines: JsonEventLines | None,
+) -> RunResult:
+    from .client import Client
+    from .server_address import header_fields
+
+    headers = header_fields(arguments.header) if arguments.header else None
+    with Client(arguments.server, headers=headers, input_folder=arguments.input_folder) as client:
+        prepared = client.prepare(file, assignments=arguments.set, inputs=inputs)
+        folder = arguments.out or "output"
+        return client.run(prepared, output_folder=folder, listener=_listener(prepared, lines))
+
+
+def _listener(prepared: PreparedWorkflow, lines: JsonEventLines | None) -> EventListener:
+    display = EventDisplay(prepared.graph)
+    return display if lines is None else listeners(lines, display)
+
+
+@contextlib.contextmanager
+def _folder_of_previews() -> Iterator[None]:
+    """Let previews go to a folder that is removed in the end, as ComfyUI does, unless the user has named one."""
+    if os.environ.get(TEMP_VARIABLE):
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix=f"{FOLDER_KIND}-")
+    try:
+        with using_folders(temp=folder):
+            yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def refusal(error: Exception) -> dict[str, Any]:
+    """Return why nothing ran, in the form of ComfyUI's answer to a workflow that it refuses.
+
+    {"error": {"type", "message", "details", "extra_info"}, "node_errors": {node id: {"errors", ...}}}.
     """
-    graph = graph_of(content, local_definitions())
-    unknown = unknown_nodes(graph, node_classes())
-    if unknown:
-        raise ValueError(unknown_nodes_advice(unknown))
-    apply_overrides(graph, assignments, local_definitions())
-    unchanged = is_ui_format(content) and not assignments
-    return graph, content if unchanged else drawn_workflow(graph, object_info(), content)
-
-
-def graph_of(content: dict[str, Any], definitions: Definitions) -> Graph:
-    """Return a workflow file's content, in UI or API form, as a graph in API form."""
-    return convert_to_api(content, definitions) if is_ui_format(content) else copied_graph(content)
-
-
-def drawn_workflow(graph: Graph, classes: dict[str, Any], content: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the graph in UI form, in the places of `content` if that is in UI form; None if it cannot run."""
-    links = [link for node in graph.values() for link in links_of(node)]
-    known = all(node.get("class_type") in classes for node in graph.values())
-    if not known or any(origin not in graph for _, origin, _ in links):
-        return None
-    if any(slot >= len(classes[graph[origin]["class_type"]]["output"]) for _, origin, slot in links):
-        return None
-    return page_workflow(graph, classes, content if is_ui_format(content) else None)
+    problems = getattr(error, "validation", error)
+    whole = getattr(problems, "error", None)
+    if not whole:
+        kind = "invalid_prompt" if isinstance(error, WorkflowError) else type(error).__name__
+        whole = {"type": kind, "message": str(error), "details": "", "extra_info": {}}
+    return {"error": dict(whole), "node_errors": getattr(problems, "node_errors", None) or {}}
 
 
 def run_graph(graph: Graph, workflow: dict[str, Any] | None = None) -> RunReport:
-    """Run a graph once in this process, telling on stderr which node is running."""
-    executor = GraphExecutor(node_classes(), _NodeLog(len(graph)).tell, keep_results=False)
-    report = executor.run(graph, workflow)
-    for message in report.blocked:
-        sys.stderr.write(f"blocked: {message}\n")
-    return report
+    """Run a graph once in this process, showing on stderr which node is running.
 
-
-class _NodeLog:
-    """One line on stderr per node."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._started = total, 0
-
-    def tell(self, event: str, data: dict[str, Any]) -> None:
-        if event == "executing":
-            self._started += 1
-            sys.stderr.write(f"[{min(self._started, self._total)}/{self._total}] {data['title']}\n")
-
-
-def saved_files(report: RunReport, owner: Host) -> list[Path]:
-    """Return the files that output nodes saved, previews left out."""
-    found = []
-    for ui in report.ui.values():
-        for references in ui.values():
-            for reference in references:
-                if isinstance(reference, dict) and reference.get("type") == "output":
-                    found.append(owner.output_folder / reference["subfolder"] / reference["filename"])
-    return found
-
-
-def using_folders(**folders: Path | str | None) -> contextlib.AbstractContextManager[None]:
-    """Let the standalone host use other folders inside a `with`."""
-    owner = host()
-    given = {name: Path(folder) for name, folder in folders.items() if folder is not None}
-    return owner.using_folders(**given) if isinstance(owner, StandaloneHost) else contextlib.nullcontext()
+    workflow: the same as the page saves it, for nodes that store it in files.
+    """
+    executor = GraphExecutor(node_classes(), EventDisplay(graph), keep_results=False)
+    return executor.run(graph, workflow)

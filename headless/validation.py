@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-import inspect
 import traceback
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .graph import Graph, InputSpecification, NodeClasses, input_specifications, is_output_node, title_of
-
-Problem = dict[str, Any]
-"""One problem as ComfyUI reports it: type, message, details, extra_info."""
+from .graph import (
+    Graph,
+    InputSpecification,
+    NodeClasses,
+    WorkflowError,
+    input_specifications,
+    is_link,
+    is_output_node,
+    title_of,
+)
+from .input_rules import (
+    InnerValidationError,
+    OwnValidation,
+    Problem,
+    choice_problem,
+    input_problem,
+    problem_of,
+    range_problem,
+)
+from .input_rules import types_match as types_match
 
 CONVERSIONS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
-LONGEST_LISTED_CHOICE = 20
+LONGEST_SENTENCE = 1000
+"""Characters of one problem in the text of an error; the report itself is not shortened."""
+
+_Check = Generator[str, bool, bool]
+"""A check that yields the id of each node that has to be checked first, is sent whether that can run, and returns
+whether its own node can. Checks wait in a list, not in calls of each other, so that long chains of nodes end well."""
 
 
 @dataclass
@@ -35,7 +56,7 @@ class Validation:
             raise GraphValidationError(self, graph)
 
 
-class GraphValidationError(ValueError):
+class GraphValidationError(WorkflowError):
     """A graph that cannot run as it is; its text names every node and input that is wrong."""
 
     def __init__(self, validation: Validation, graph: Graph) -> None:
@@ -54,7 +75,10 @@ def failure_sentences(error: Problem | None, node_errors: dict[str, Any], graph:
         name = title_of(graph, node_id) if node_id in graph else report.get("class_type", "")
         for problem in report.get("errors", []):
             details = f": {problem['details']}" if problem.get("details") else ""
-            sentences.append(f"node {node_id} ({name}): {problem['message']}{details}")
+            sentence = f"node {node_id} ({name}): {problem['message']}{details}"
+            sentences.append(
+                sentence if len(sentence) <= LONGEST_SENTENCE else f"{sentence[:LONGEST_SENTENCE]} ..."
+            )
     if not sentences and error is not None:
         details = f" ({error['details']})" if error.get("details") else ""
         sentences.append(f"{error['message']}{details}")
@@ -72,7 +96,7 @@ def validate_graph(graph: Graph, node_classes: NodeClasses) -> Validation:
             return Validation(error=problem)
     outputs = [node_id for node_id, node in graph.items() if is_output_node(node_classes[node["class_type"]])]
     if not outputs:
-        return Validation(error=_problem("prompt_no_outputs", "Prompt has no outputs"))
+        return Validation(error=problem_of("prompt_no_outputs", "Prompt has no outputs"))
     return _Validator(graph, node_classes).report(outputs)
 
 
@@ -80,19 +104,11 @@ def _class_problem(node_id: str, node: dict[str, Any], node_classes: NodeClasses
     details = f"Node ID '#{node_id}'"
     if "class_type" not in node:
         message = "Cannot execute because a node is missing the class_type property."
-        return _problem("invalid_prompt", message, details)
-    if node["class_type"] not in node_classes:
+        return problem_of("invalid_prompt", message, details)
+    if str(node["class_type"]) not in node_classes:
         message = f"Cannot execute because node {node['class_type']} does not exist."
-        return _problem("missing_node_type", message, details)
+        return problem_of("missing_node_type", message, details)
     return None
-
-
-def _problem(kind: str, message: str, details: str = "", **extra: Any) -> Problem:
-    return {"type": kind, "message": message, "details": details, "extra_info": extra}
-
-
-class _InnerValidationError(Exception):
-    """Checking a node broke down; `__cause__` is what it raised."""
 
 
 class _Validator:
@@ -102,7 +118,7 @@ class _Validator:
         self._graph, self._classes = graph, node_classes
         self._problems: dict[str, list[Problem]] = {}
         self._valid: dict[str, bool] = {}
-        self._path: list[str] = []
+        self._path: dict[str, None] = {}
 
     def report(self, outputs: list[str]) -> Validation:
         result = Validation()
@@ -115,7 +131,7 @@ class _Validator:
             self._add_node_errors(result.node_errors, output)
         if not result.outputs:
             message = "Prompt outputs failed validation"
-            result.error = _problem("prompt_outputs_failed_validation", message, "\n".join(summary))
+            result.error = problem_of("prompt_outputs_failed_validation", message, "\n".join(summary))
         return result
 
     def _add_node_errors(self, node_errors: dict[str, Any], output: str) -> None:
@@ -132,50 +148,71 @@ class _Validator:
                 entry["dependent_outputs"].append(output)
 
     def _ancestry(self, output: str) -> list[str]:
-        found, waiting = [], [output]
+        found: dict[str, None] = {}
+        waiting = [output]
         while waiting:
             node_id = waiting.pop()
             if node_id in found or node_id not in self._graph:
                 continue
-            found.append(node_id)
+            found[node_id] = None
             inputs = self._graph[node_id]["inputs"].values()
             waiting += [str(value[0]) for value in inputs if isinstance(value, list) and len(value) == 2]
-        return found
+        return list(found)
 
     def _checked_output(self, output: str) -> bool:
         try:
             return self._checked(output)
-        except _InnerValidationError as error:
+        except InnerValidationError as error:
             self._fail(
                 output, _breakdown("exception_during_validation", "Exception when validating node", error)
             )
             return False
 
-    def _checked(self, node_id: str) -> bool:
+    def _checked(self, output: str) -> bool:
         """Check a node and what it needs; record and return whether it can run."""
-        if node_id not in self._valid:
-            self._path.append(node_id)
+        checks, problem = [self._check_of(output)], None
+        answer: bool | None = None
+        while checks:
             try:
-                self._valid[node_id] = _NodeCheck(self, node_id).run()
+                check = checks[-1]
+                wanted = check.send(answer) if problem is None else check.throw(problem)
+                checks.append(self._check_of(wanted))
+                answer = problem = None
+            except StopIteration as ended:
+                checks.pop()
+                answer, problem = ended.value, None
+            except InnerValidationError as error:
+                checks.pop()
+                answer, problem = None, error
+        if problem is not None:
+            raise problem
+        return bool(answer)
+
+    def _check_of(self, node_id: str) -> _Check:
+        if node_id not in self._valid:
+            self._path[node_id] = None
+            try:
+                self._valid[node_id] = yield from _NodeCheck(self, node_id).run()
             finally:
-                self._path.pop()
+                del self._path[node_id]
         return self._valid[node_id]
 
     def _fail(self, node_id: str, problem: Problem) -> None:
         self._problems.setdefault(node_id, []).append(problem)
         self._valid[node_id] = False
 
-    def checked_origin(self, node_id: str, origin: str, specification: InputSpecification) -> bool:
+    def checked_origin(self, node_id: str, origin: str, specification: InputSpecification) -> _Check:
         """Check the node an input is linked to. Its problems are recorded with it, not with `node_id`."""
         if origin in self._path:
-            members = " -> ".join([*self._path[self._path.index(origin) :], origin])
+            path = list(self._path)
+            members = " -> ".join([*path[path.index(origin) :], origin])
             details = f"{specification.name}, nodes {members}"
-            problem = _problem("dependency_cycle", "Dependency cycle detected", details)
+            problem = problem_of("dependency_cycle", "Dependency cycle detected", details)
             self._problems.setdefault(node_id, []).append(problem)
             return False
         try:
-            return self._checked(origin)
-        except _InnerValidationError as error:
+            return (yield origin)
+        except InnerValidationError as error:
             message = "Exception when validating inner node"
             problem = _breakdown("exception_during_inner_validation", message, error)
             problem["extra_info"]["input_name"] = specification.name
@@ -190,7 +227,7 @@ class _Validator:
         """Return a node, raising when a link names one that is not there."""
         if node_id not in self._graph:
             missing = KeyError(node_id)
-            raise _InnerValidationError(f"a link leads to node {node_id!r}, which is not there") from missing
+            raise InnerValidationError(f"a link leads to node {node_id!r}, which is not there") from missing
         return self._graph[node_id]
 
     def node_class(self, node_id: str) -> type:
@@ -198,9 +235,9 @@ class _Validator:
         return self._classes[self.node(node_id)["class_type"]]
 
 
-def _breakdown(kind: str, message: str, error: _InnerValidationError) -> Problem:
+def _breakdown(kind: str, message: str, error: InnerValidationError) -> Problem:
     cause = error.__cause__ or error
-    return _problem(
+    return problem_of(
         kind,
         message,
         str(error),
@@ -218,17 +255,17 @@ class _NodeCheck:
         self._class = validator.node_class(node_id)
         self._inputs: dict[str, Any] = validator.node(node_id)["inputs"]
         self._specifications = input_specifications(self._class)
-        self._validate = _ValidateInputs(self._class)
+        self._validate = OwnValidation(self._class)
         self._valid = True
         self._received_types: dict[str, Any] = {}
 
-    def run(self) -> bool:
+    def run(self) -> _Check:
         for specification in self._specifications.values():
             if specification.category != "hidden":
-                self._check_input(specification)
+                yield from self._check_input(specification)
         for name, answer in self._validate.answers(self._inputs, self._specifications, self._received_types):
             reason = "" if answer is False else f" - {answer}"
-            problem = _problem(
+            problem = problem_of(
                 *("custom_validation_failed", "Custom validation failed for node", f"{name}{reason}"),
                 input_name=name,
             )
@@ -239,23 +276,23 @@ class _NodeCheck:
         self._valid = False
         self._validator.record(self._id, problem)
 
-    def _check_input(self, specification: InputSpecification) -> None:
+    def _check_input(self, specification: InputSpecification) -> Generator[str, bool, None]:
         name = specification.name
         if name not in self._inputs:
             if specification.category == "required":
                 self._fail(
-                    _problem("required_input_missing", "Required input is missing", name, input_name=name)
+                    problem_of("required_input_missing", "Required input is missing", name, input_name=name)
                 )
         elif isinstance(self._inputs[name], list):
-            self._check_link(specification, self._inputs[name])
+            yield from self._check_link(specification, self._inputs[name])
         else:
             self._check_constant(specification)
 
-    def _check_link(self, specification: InputSpecification, link: list[Any]) -> None:
+    def _check_link(self, specification: InputSpecification, link: list[Any]) -> Generator[str, bool, None]:
         name = specification.name
         if len(link) != 2:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-            self._fail(_input_problem("bad_linked_input", message, name, specification, received_value=link))
+            self._fail(input_problem("bad_linked_input", message, name, specification, received_value=link))
             return
         origin = str(link[0])
         received = self._received_type(origin, link[1])
@@ -264,19 +301,23 @@ class _NodeCheck:
             details = f"{name}, received_type({received}) mismatch input_type({specification.type})"
             message = "Return type mismatch between linked nodes"
             self._fail(
-                _input_problem(
+                input_problem(
                     *("return_type_mismatch", message, details, specification),
                     received_type=received,
                     linked_node=link,
                 )
             )
-        elif not self._validator.checked_origin(self._id, origin, specification):
+        elif not (yield from self._validator.checked_origin(self._id, origin, specification)):
             self._valid = False
 
-    def _received_type(self, origin: str, slot: int) -> Any:
+    def _received_type(self, origin: str, slot: Any) -> Any:
         types = self._validator.node_class(origin).RETURN_TYPES
-        if not 0 <= int(slot) < len(types):
-            raise _InnerValidationError(
+        if not is_link([origin, slot]):
+            raise InnerValidationError(
+                f"a link asks for output {slot!r} of node {origin}, expected a whole number, counted from 0"
+            ) from TypeError("tuple indices must be integers or slices")
+        if not 0 <= slot < len(types):
+            raise InnerValidationError(
                 f"a link asks for output {slot} of node {origin}, which has {len(types)} (counted from 0)"
             ) from IndexError("tuple index out of range")
         return types[int(slot)]
@@ -292,7 +333,7 @@ class _NodeCheck:
             except (ValueError, TypeError, OverflowError) as error:
                 message = f"Failed to convert an input value to a {specification.type} value"
                 self._fail(
-                    _input_problem(
+                    input_problem(
                         *("invalid_input_type", message, f"{name}, {value}, {error}", specification),
                         received_value=value,
                         exception_message=str(error),
@@ -300,95 +341,6 @@ class _NodeCheck:
                 )
                 return
         if not self._validate.takes(name):
-            problem = _range_problem(specification, value) or _choice_problem(specification, value)
+            problem = range_problem(specification, value) or choice_problem(specification, value)
             if problem is not None:
                 self._fail(problem)
-
-
-def _input_problem(
-    kind: str, message: str, details: str, specification: InputSpecification, **extra: Any
-) -> Problem:
-    configuration = (specification.type, dict(specification.options))
-    return _problem(
-        kind, message, details, input_name=specification.name, input_config=configuration, **extra
-    )
-
-
-def _range_problem(specification: InputSpecification, value: Any) -> Problem | None:
-    smallest, biggest = specification.options.get("min"), specification.options.get("max")
-    name = specification.name
-    if smallest is not None and value < smallest:
-        message = f"Value {value} smaller than min of {smallest}"
-        return _input_problem("value_smaller_than_min", message, name, specification, received_value=value)
-    if biggest is not None and value > biggest:
-        message = f"Value {value} bigger than max of {biggest}"
-        return _input_problem("value_bigger_than_max", message, name, specification, received_value=value)
-    return None
-
-
-def _choice_problem(specification: InputSpecification, value: Any) -> Problem | None:
-    choices = specification.choices
-    if choices is None or value in choices:
-        return None
-    shown = str(choices) if len(choices) <= LONGEST_LISTED_CHOICE else f"(list of length {len(choices)})"
-    details = f"{specification.name}: '{value}' not in {shown}"
-    return _input_problem(
-        "value_not_in_list", "Value not in list", details, specification, received_value=value
-    )
-
-
-def types_match(received: Any, wanted: Any) -> bool:
-    """Say whether an output of type `received` fits an input of type `wanted`: equal, "*", or any overlap."""
-    if received == wanted or "*" in (received, wanted):
-        return True
-    if not isinstance(received, str) or not isinstance(wanted, str):
-        return False
-    return bool({part.strip() for part in received.split(",")} & {part.strip() for part in wanted.split(",")})
-
-
-class _ValidateInputs:
-    """A node class's own VALIDATE_INPUTS, and which inputs it wants."""
-
-    def __init__(self, node_class: type) -> None:
-        self._function = getattr(node_class, "VALIDATE_INPUTS", None)
-        self._wants_lists = getattr(node_class, "INPUT_IS_LIST", False)
-        self._names: set[str] = set()
-        self._takes_all = False
-        if self._function is not None:
-            parameters = inspect.signature(self._function).parameters.values()
-            self._names = {p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD}
-            self._takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-
-    @property
-    def checks_types(self) -> bool:
-        """Whether it checks the types of linked inputs itself."""
-        return "input_types" in self._names
-
-    def takes(self, name: str) -> bool:
-        """Say whether it checks an input itself, which then skips the built-in range and choice checks."""
-        return self._takes_all or name in self._names
-
-    def answers(
-        self,
-        inputs: dict[str, Any],
-        specifications: dict[str, InputSpecification],
-        received_types: dict[str, Any],
-    ) -> list[tuple[str, Any]]:
-        """Return (input name, answer) for each input it was given, if its answer is not True."""
-        if self._function is None or not (self._names or self._takes_all):
-            return []
-        given = {
-            name: None if isinstance(value, list) else value
-            for name, value in inputs.items()
-            if name in specifications and self.takes(name)
-        }
-        if self.checks_types:
-            given["input_types"] = received_types
-        answer = self._call({name: [value] if self._wants_lists else value for name, value in given.items()})
-        return [] if answer is True else [(name, answer) for name in given]
-
-    def _call(self, arguments: dict[str, Any]) -> Any:
-        try:
-            return self._function(**arguments)
-        except Exception as error:
-            raise _InnerValidationError(str(error)) from error

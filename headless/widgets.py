@@ -57,8 +57,13 @@ def widget_inputs(values: Any, declared: Mapping[str, InputSpecification]) -> di
     for index, name in enumerate(widget_slots(declared, len(values))):
         if name is not None:
             value = values[index] if index < len(values) else default_value(declared[name])
-            inputs[name] = {"__value__": value} if isinstance(value, list) else value
+            inputs[name] = wrapped_value(value)
     return inputs
+
+
+def wrapped_value(value: Any) -> Any:
+    """Return a widget's value as API form has it: a list is wrapped, since a plain one would be a link."""
+    return {"__value__": value} if isinstance(value, list) else value
 
 
 def _without_forced(values: Sequence[Any], declared: Mapping[str, InputSpecification]) -> Sequence[Any]:

@@ -74,16 +74,11 @@ class AudioEmbedding:
         fantasytalking: FantasyTalkingModels | None = None,
     ) -> tuple[Any]:
         from ..core_models.audio.decode import sound_from_comfy
-        from ..core_models.audio.embedding import NETWORK_LOADERS, embed_audio
         from ..runtime.host import host
-        from ..runtime.speech_encoders import encoder_network, wanted_encoder
+        from ..runtime.speech_encoders import embedded_speech, wanted_encoder
 
         encoder = wanted_encoder(model, actalker, fantasytalking) if encoder == AUTOMATIC else encoder
-        sound = sound_from_comfy(audio)
-        if encoder not in NETWORK_LOADERS:
-            return (embed_audio(sound, encoder),)
-        with encoder_network(encoder, model) as network:
-            return (embed_audio(sound, encoder, network, host().progress(1).update),)
+        return (embedded_speech(sound_from_comfy(audio), encoder, model, host().progress(1).update),)
 
 
 class MatchAudioToFrames:

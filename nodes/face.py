@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from ..runtime.faces import FACE_DETECTOR
+
 if TYPE_CHECKING:
-    from ..core_models.face.landmarker import FaceLandmarker
     from ..core_models.types import ModelHandle, Portrait, PortraitVideo
 
 CATEGORY = "TalkingPortrait/Face"
 
-FACE_DETECTOR = "face_landmarker"
 AUTOMATIC = -1
 
 FACE_INDEX_INPUT = (
@@ -57,12 +56,10 @@ class LoadFaceDetector:
         }
 
     def load(self, model: str, download_if_missing: bool) -> tuple[ModelHandle]:
-        from ..core_models.types import ModelHandle
+        from ..runtime.faces import face_detector
         from ..runtime.host import host
-        from ..runtime.weights import fetch_weight, find_weight
 
-        path = fetch_weight(model, host().progress(1).update) if download_if_missing else find_weight(model)
-        return (ModelHandle(name=model, path=str(path)),)
+        return (face_detector(model, download_if_missing, host().progress(1).update),)
 
 
 class MakePortrait:
@@ -116,6 +113,7 @@ class MakePortrait:
                     "STRING",
                     {
                         "default": "",
+                        "names_file": "input",
                         "tooltip": "Path of a landmarks file (JSON), as Load Portrait Image gives it. Empty: "
                         "the face is looked for.",
                     },
@@ -143,6 +141,12 @@ class MakePortrait:
             },
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, landmarks: str | None = "") -> bool | str:
+        from ..runtime.input_files import text_validity
+
+        return text_validity(landmarks)
+
     def make(
         self,
         image: Any,
@@ -156,8 +160,7 @@ class MakePortrait:
         crop_style: str = "LivePortrait",
     ) -> tuple[Portrait, Any]:
         from ..core_models.face.crop import crop_face
-        from ..core_models.face.ffhq_crop import with_crop_style
-        from ..core_models.face.picture_size import fit_portrait
+        from ..runtime.faces import finished_portrait
         from .images import frame_from_image, image_from_frames
 
         frame = frame_from_image(image, picture_index)
@@ -170,31 +173,23 @@ class MakePortrait:
             portrait = portrait_from_comfy_landmarks(frame, face_landmarks, index, picture_index)
         else:
             portrait = _portrait_by_detector(frame, face_detector, index, bounding_box, picture_index)
-        portrait = with_crop_style(fit_portrait(portrait, largest_side), crop_style)
+        portrait = finished_portrait(portrait, largest_side, crop_style)
         crop = crop_face(portrait.frame, portrait.crop_to_frame, portrait.crop_size)
         return portrait, image_from_frames([crop])
 
 
 def _portrait_from_file(frame: Any, name: str) -> Portrait:
-    from ..core_models.face.landmarks import read_landmarks
-    from ..core_models.face.portrait import portrait_from_landmarks
+    from ..runtime.faces import portrait_by_landmarks_file
     from ..runtime.input_files import input_path
 
-    face = read_landmarks(input_path(name))
-    size = (frame.shape[1], frame.shape[0])
-    if face.picture_size not in (None, size):
-        raise ValueError(
-            f"the landmarks file {name} belongs to a picture of {face.picture_size[0]} x "
-            f"{face.picture_size[1]} px, but this one is {size[0]} x {size[1]} px: give both the same picture"
-        )
-    return portrait_from_landmarks(frame, face.landmarks, face.blendshapes)
+    return portrait_by_landmarks_file(frame, input_path(name))
 
 
 def _portrait_by_detector(
     frame: Any, detector: ModelHandle | None, index: int | None, bounding_box: Any, picture_index: int
 ) -> Portrait:
     from ..core_models.face.comfy_boxes import box_from_comfy
-    from ..core_models.face.portrait import portrait_from_frame
+    from ..runtime.faces import portrait_by_detector
 
     if detector is None:
         raise ValueError(
@@ -202,22 +197,7 @@ def _portrait_by_detector(
             "or face_landmarks"
         )
     box = box_from_comfy(bounding_box, index, picture_index) if bounding_box is not None else None
-    with face_landmarker(detector) as landmarker:
-        return portrait_from_frame(frame, landmarker, index, box)
-
-
-def face_landmarker(handle: ModelHandle) -> AbstractContextManager[FaceLandmarker]:
-    """Return the landmarker behind a FACE_MODEL from the shared cache, for use in a `with`."""
-    from ..core_models.face.landmarker import FaceLandmarker
-    from ..core_models.types import ModelHandle
-    from ..runtime.model_cache import model_cache
-
-    if not isinstance(handle, ModelHandle) or handle.name != FACE_DETECTOR:
-        raise ValueError(
-            f"expected a face detector, got {getattr(handle, 'name', type(handle).__name__)}: connect a "
-            "Load Face Detector node"
-        )
-    return model_cache().use(handle, lambda wanted: FaceLandmarker(wanted.path))
+    return portrait_by_detector(frame, detector, index, box)
 
 
 def chosen_face(face_index: int) -> int | None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .face import CATEGORY, FACE_INDEX_INPUT, chosen_face, face_landmarker
+from ..runtime.faces import face_landmarker
+from .face import CATEGORY, FACE_INDEX_INPUT, chosen_face
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,7 +142,7 @@ class FaceMaskBuilder:
         frames: str = PER_FRAME,
     ) -> tuple[Any, Any, Any, Any]:
         from ..core_models.face.box_masks import BoxParameters
-        from ..core_models.face.masks import face_without_mouth
+        from ..core_models.face.region_masks import region_masks
         from .images import image_from_frames, mask_from_arrays
 
         if (portrait is None) == (image is None):
@@ -154,11 +155,7 @@ class FaceMaskBuilder:
             if portrait is not None
             else _faces_of_batch(image, face_detector, chosen_face(face_index), on_missing_face)
         )
-        face, mouth = (
-            _masks(kind, faces.landmarks, faces.size, grow, feather, boxes, frames == UNION)
-            for kind in ("face", "mouth")
-        )
-        masks = (face, mouth, face_without_mouth(face, mouth))
+        masks = region_masks(faces.landmarks, faces.size, grow, feather, boxes, frames == UNION)
         previews = image_from_frames(_previews(faces.pictures, masks), len(faces.landmarks))
         return (*(mask_from_arrays(mask) for mask in masks), previews)
 
@@ -193,24 +190,6 @@ def expect_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless a widget's value is one of its choices."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
-
-
-def _masks(
-    kind: str,
-    landmarks: list[Any],
-    size: tuple[int, int],
-    grow: float,
-    feather: float,
-    boxes: Any,
-    union: bool,
-) -> np.ndarray:
-    """Return (N, H, W) masks, or (1, H, W) of a union; boxes: their BoxParameters, None for contours."""
-    from ..core_models.face.box_masks import box_masks_of_frames
-    from ..core_models.face.masks import masks_of_frames
-
-    if boxes is not None:
-        return box_masks_of_frames(kind, landmarks, size, boxes, union)
-    return masks_of_frames(kind, landmarks, size, grow, feather, union)
 
 
 def _previews(pictures: Iterable[np.ndarray], masks: tuple[np.ndarray, ...]) -> Iterable[np.ndarray]:

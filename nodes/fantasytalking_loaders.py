@@ -55,9 +55,10 @@ class LoadWan:
                     "STRING",
                     {
                         "default": "",
-                        "tooltip": "Another file of the published transformer, such as the 480p one: its path, or its "
-                        "name in diffusion_models; of shards one of them, their index or their folder. Empty takes "
-                        "what is found.",
+                        "names_file": "model",
+                        "tooltip": "Another file of the published transformer, such as the 480p one: its name in "
+                        "diffusion_models, or its path there; of shards one of them, their index or their folder. "
+                        "Empty takes what is found.",
                     },
                 ),
                 "download_if_missing": switch(
@@ -75,6 +76,18 @@ class LoadWan:
                 ),
             },
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, transformer_file: str | None = "") -> bool | str:
+        from ..runtime.input_files import named_model_path
+
+        if transformer_file is None or not transformer_file.strip():
+            return True
+        try:
+            named_model_path(transformer_file.strip(), "diffusion_models")
+        except OSError as error:
+            return str(error)
+        return True
 
     @classmethod
     def IS_CHANGED(cls, model: str | None = None, transformer_file: str | None = None, **_: Any) -> str:

@@ -282,18 +282,24 @@ class KeypointDiffusionSampler:
         emotion_guidance: float = 1.0,
         **settings: Any,
     ) -> tuple[list[FaceMotion]]:
-        from ..core_models.motion.emotion_expression import with_emotion
-        from ..core_models.types import POCKET, TAKIN_ADA
+        from ..runtime.host import host
+        from ..runtime.progress import PreviewedProgress
+        from ..runtime.speaking_motion import speaking_motions
 
         settings |= {"variations": variations, "pitch": pitch, "yaw": yaw, "roll": roll}
-        settings |= {"steps": steps} if steps else {}
-        if model.kind == POCKET:
-            return (_pocket_motions(model, audio_embeds, emotion, pose, settings),)
-        if model.kind == TAKIN_ADA:
-            settings["guidance"] = emotion_guidance
-            return (_takin_ada_motions(model, audio_embeds, emotion, portrait, renderer, pose, settings),)
-        motions = _kdtalker_motions(model, audio_embeds, portrait, renderer, pose, options, settings)
-        return (motions if emotion is None else [with_emotion(motion, emotion) for motion in motions],)
+        settings |= {"guidance": emotion_guidance, **({"steps": steps} if steps else {})}
+        motions = speaking_motions(
+            model,
+            audio_embeds,
+            settings,
+            PreviewedProgress(host().progress(1)),
+            emotion=emotion,
+            portrait=portrait,
+            renderer=renderer,
+            pose=pose,
+            options=options,
+        )
+        return (motions,)
 
 
 _SAMPLING_INPUTS: dict[str, Any] = {
@@ -363,81 +369,3 @@ _SAMPLING_INPUTS: dict[str, Any] = {
         },
     ),
 }
-
-
-def _pocket_motions(
-    model: KeypointDiffusionModels,
-    audio_embeds: AudioEmbedding,
-    emotion: Emotion | None,
-    pose: FaceMotion | None,
-    settings: dict[str, Any],
-) -> list[FaceMotion]:
-    from ..core_models.keypoint_diffusion.sampler import SamplingParameters, sample_variations
-    from ..runtime.host import host
-    from ..runtime.keypoint_diffusion_models import keypoint_diffusion_network
-    from ..runtime.progress import PreviewedProgress
-
-    parameters = SamplingParameters(**settings)
-    bar = PreviewedProgress(host().progress(1))
-    with keypoint_diffusion_network(model) as network:
-        return sample_variations(network, audio_embeds, emotion, parameters, pose, bar.update, bar.show)
-
-
-def _takin_ada_motions(
-    model: KeypointDiffusionModels,
-    audio_embeds: AudioEmbedding,
-    emotion: Emotion | None,
-    portrait: Portrait | PortraitVideo | None,
-    renderer: RendererModels | None,
-    pose: FaceMotion | None,
-    settings: dict[str, Any],
-) -> list[FaceMotion]:
-    from ..core_models.keypoint_diffusion.takin_ada_performance import (
-        TakinADAOptions,
-        speaking_face,
-        speaking_portrait,
-    )
-    from ..core_models.types import BLENDSHAPES
-    from ..runtime.host import host
-    from ..runtime.keypoint_diffusion_models import keypoint_diffusion_network
-    from ..runtime.progress import PreviewedProgress
-    from ..runtime.renderer_models import motion_extractor, require_liveportrait
-
-    options = TakinADAOptions.of(settings)
-    bar = PreviewedProgress(host().progress(1))
-    if model.space == BLENDSHAPES:
-        with keypoint_diffusion_network(model) as network:
-            return speaking_face(network, audio_embeds, emotion, options, pose, bar.update, bar.show)
-    renderer = require_liveportrait(renderer, "this Takin-ADA model")
-    if portrait is None:
-        raise ValueError("this Takin-ADA model animates one portrait: connect a Portrait node to the sampler")
-    with motion_extractor(renderer) as extractor, keypoint_diffusion_network(model) as network:
-        return speaking_portrait(
-            network, portrait, extractor, audio_embeds, emotion, options, pose, bar.update, bar.show
-        )
-
-
-def _kdtalker_motions(
-    model: KeypointDiffusionModels,
-    audio_embeds: AudioEmbedding,
-    portrait: Portrait | PortraitVideo | None,
-    renderer: RendererModels | None,
-    pose: FaceMotion | None,
-    options: KDTalkerOptions | None,
-    settings: dict[str, Any],
-) -> list[FaceMotion]:
-    from ..core_models.keypoint_diffusion.kdtalker_performance import KDTalkerOptions, speaking_portrait
-    from ..runtime.host import host
-    from ..runtime.keypoint_diffusion_models import keypoint_diffusion_network
-    from ..runtime.progress import PreviewedProgress
-    from ..runtime.renderer_models import motion_extractor, require_liveportrait
-
-    renderer = require_liveportrait(renderer, "KDTalker")
-    if portrait is None:
-        raise ValueError("KDTalker animates one portrait: connect a Portrait node to the sampler")
-    options = (options or KDTalkerOptions()).with_settings(settings)
-    bar = PreviewedProgress(host().progress(1))
-    with motion_extractor(renderer) as extractor, keypoint_diffusion_network(model) as network:
-        return speaking_portrait(
-            network, portrait, extractor, audio_embeds, options, pose, bar.update, model.compiled, bar.show
-        )

@@ -185,19 +185,10 @@ class Stitch:
         renderer: RendererModels,
         **settings: Any,
     ) -> tuple[FaceMotion]:
-        from ..core_models.motion.keypoint_driving import DrivingParameters
-        from ..core_models.rendering.liveportrait.portrait_motion import stitched_motion
-        from ..core_models.types import MESH_RENDERER
         from ..runtime.host import host
-        from ..runtime.renderer_models import motion_extractor, retargeting_networks
+        from ..runtime.liveportrait_motion import fitted_motion
 
-        motion.require_space(renderer.space)
-        if renderer.kind == MESH_RENDERER:
-            return (motion,)
-        parameters = DrivingParameters(**settings)
-        progress = host().progress(1).update
-        with motion_extractor(renderer) as extractor, retargeting_networks(renderer) as networks:
-            return (stitched_motion(motion, portrait, parameters, extractor, networks, progress),)
+        return (fitted_motion(motion, portrait, renderer, settings, host().progress(1).update),)
 
 
 class RetargetMotion:
@@ -243,12 +234,19 @@ class RetargetMotion:
                     "STRING",
                     {
                         "default": "",
-                        "tooltip": "Path of a calibration file, as 'talking-portrait calibrate' writes it. Empty: the "
-                        "shipped table.",
+                        "names_file": "input",
+                        "tooltip": "A calibration file in the input folder, as 'talking-portrait calibrate' writes it. "
+                        "Empty: the shipped table.",
                     },
                 ),
             },
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, calibration: str | None = "") -> bool | str:
+        from ..runtime.input_files import text_validity
+
+        return text_validity(calibration)
 
     @classmethod
     def IS_CHANGED(cls, calibration: str | None = "", **_: Any) -> str:
@@ -264,17 +262,8 @@ class RetargetMotion:
         strength: float,
         calibration: str = "",
     ) -> tuple[FaceMotion]:
-        from ..core_models.motion.blendshape_retargeting import (
-            default_basis,
-            face_geometry,
-            retarget_motion,
-        )
-        from ..core_models.motion.retargeting_calibration import load_basis
-        from ..core_models.types import portraits_of
         from ..runtime.input_files import input_path
+        from ..runtime.liveportrait_motion import motion_for_renderer
 
-        if motion.space == renderer.space:
-            return (motion,)
-        motion.require_space("blendshapes")
-        basis = load_basis(input_path(calibration)) if calibration.strip() else default_basis()
-        return (retarget_motion(motion, basis, face_geometry(portraits_of(portrait)[0]), strength),)
+        file = input_path(calibration) if calibration.strip() and motion.space != renderer.space else None
+        return (motion_for_renderer(motion, portrait, renderer, strength, file),)

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .face import FACE_INDEX_INPUT, chosen_face, face_landmarker
+from ..runtime.faces import face_landmarker
+from .face import FACE_INDEX_INPUT, chosen_face
 from .liveportrait import OPTIONAL_RENDERER_INPUT
 from .motion import CATEGORY, FPS_INPUT
 
 if TYPE_CHECKING:
     from ..core_models.face.landmarker import DetectedFace
-    from ..core_models.motion.keypoints_from_video import DriverParameters
     from ..core_models.types import FaceMotion, ModelHandle, RendererModels
 
 
@@ -118,21 +118,24 @@ class MotionFromVideo:
         crop: str = "automatic",
         rest_frame: int = 0,
     ) -> tuple[FaceMotion]:
-        from ..core_models.motion.from_video import motion_from_faces
         from ..core_models.motion.keypoints_from_video import DriverParameters
-        from ..core_models.types import MESH_RENDERER
+        from ..runtime.driving_motion import driving_motion
         from ..runtime.host import host
-        from .images import checked_image
+        from .images import checked_image, frames_from_image
 
         total = len(checked_image(frames))
         with faces_of_frames(frames, face_detector, face_landmarks, chosen_face(face_index)) as faces:
-            if renderer is None or renderer.kind == MESH_RENDERER:
-                progress = host().progress(total).update
-                return (
-                    motion_from_faces(faces, fps, total, on_missing_face, smoothing, calibrate, progress),
-                )
-            parameters = DriverParameters(crop, on_missing_face, rest_frame, smoothing)
-            return (_keypoint_motion(frames, faces, fps, renderer, parameters),)
+            motion = driving_motion(
+                lambda: frames_from_image(frames),
+                faces,
+                fps,
+                total,
+                DriverParameters(crop, on_missing_face, rest_frame, smoothing),
+                calibrate,
+                renderer,
+                host().progress(total).update,
+            )
+        return (motion,)
 
 
 @contextmanager
@@ -155,31 +158,6 @@ def faces_of_frames(
         yield follow_face(frames_from_image(frames), landmarker, face_index)
 
 
-def _keypoint_motion(
-    frames: Any,
-    faces: Iterable[DetectedFace | None],
-    fps: float,
-    renderer: RendererModels,
-    parameters: DriverParameters,
-) -> FaceMotion:
-    from ..core_models.motion.keypoints_from_video import keypoint_motion_from_frames
-    from ..runtime.host import host
-    from ..runtime.renderer_models import motion_extractor
-    from .images import frames_from_image
-
-    total = len(frames)
-    with motion_extractor(renderer) as extractor:
-        return keypoint_motion_from_frames(
-            lambda: frames_from_image(frames),
-            faces,
-            fps,
-            extractor,
-            total,
-            parameters,
-            host().progress(2 * total).update,
-        )
-
-
 class MotionFromCSV:
     """Motion from a table of ARKit coefficients."""
 
@@ -199,7 +177,12 @@ class MotionFromCSV:
             "required": {
                 "file": (
                     "STRING",
-                    {"default": "motion.csv", "tooltip": "The file's name in the input folder, or its path."},
+                    {
+                        "default": "motion.csv",
+                        "names_file": "input",
+                        "tooltip": "The file's name in the input folder, or its path in the input, output or "
+                        "temporary folder.",
+                    },
                 ),
                 "fps": (
                     "FLOAT",
@@ -212,6 +195,12 @@ class MotionFromCSV:
                 ),
             }
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
+        from ..runtime.input_files import text_validity
+
+        return text_validity(file)
 
     @classmethod
     def IS_CHANGED(cls, file: str | None, **_: Any) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .face import CATEGORY, FACE_INDEX_INPUT, chosen_face, face_landmarker
+from ..runtime.faces import face_landmarker
+from .face import CATEGORY, FACE_INDEX_INPUT, chosen_face
 from .motion import FPS_INPUT
 
 if TYPE_CHECKING:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .liveportrait import OPTIONAL_RENDERER_INPUT
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..core_models.types import FaceMotion, Portrait, PortraitVideo, RendererModels
 
 CATEGORY = "TalkingPortrait/Rendering"
@@ -80,13 +76,23 @@ class WarpingRenderer:
         paste_back: bool = True,
         **settings: Any,
     ) -> tuple[Any, float, dict[str, Any] | None]:
-        from ..core_models.audio.decode import sound_to_comfy
+        from ..core_models.audio.decode import sound_from_comfy, sound_to_comfy
+        from ..runtime.host import host
+        from ..runtime.rendering import (
+            motion_and_sound,
+            opened_renderer,
+            previewed_frames,
+            require_fitting_space,
+        )
         from .images import image_from_frames
 
-        motion, sound = _prepared_motion(portrait, motion, audio)
-        _require_fitting_space(motion, renderer)
-        with _opened_renderer(portrait, renderer, paste_back, **settings) as drawing:
-            image = image_from_frames(_frames_with_preview(drawing.frames, motion), motion.frame_count)
+        sound = None if audio is None else sound_from_comfy(audio)
+        motion, sound = motion_and_sound(portrait, motion, sound)
+        require_fitting_space(motion, renderer)
+        reading = host().progress(1).update
+        with opened_renderer(portrait, renderer, paste_back, progress=reading, **settings) as drawing:
+            frames = previewed_frames(drawing.frames, motion, host().progress(motion.frame_count))
+            image = image_from_frames(frames, motion.frame_count)
         return image, float(motion.fps), sound_to_comfy(sound) if sound is not None else None
 
 
@@ -134,81 +140,23 @@ class RenderTalkingVideo:
         extra_pnginfo: dict[str, Any] | None = None,
         **settings: Any,
     ) -> dict[str, Any]:
+        from ..core_models.audio.decode import sound_from_comfy
         from ..core_models.video_file import write_video
+        from ..runtime.host import host
         from ..runtime.output_files import next_output_file, workflow_metadata
+        from ..runtime.rendering import (
+            motion_and_sound,
+            opened_renderer,
+            previewed_frames,
+            require_fitting_space,
+        )
 
-        motion, sound = _prepared_motion(portrait, motion, audio)
-        _require_fitting_space(motion, renderer)
-        with _opened_renderer(portrait, renderer, paste_back, **settings) as drawing:
+        sound = None if audio is None else sound_from_comfy(audio)
+        motion, sound = motion_and_sound(portrait, motion, sound)
+        require_fitting_space(motion, renderer)
+        reading = host().progress(1).update
+        with opened_renderer(portrait, renderer, paste_back, progress=reading, **settings) as drawing:
             output = next_output_file(filename_prefix, ".mp4", drawing.size)
-            frames = _frames_with_preview(drawing.frames, motion)
+            frames = previewed_frames(drawing.frames, motion, host().progress(motion.frame_count))
             write_video(output.path, frames, motion.fps, sound, workflow_metadata(prompt, extra_pnginfo))
         return {"ui": {"images": [output.reference], "animated": (True,)}, "result": (str(output.path),)}
-
-
-def _prepared_motion(
-    portrait: Portrait | PortraitVideo, motion: FaceMotion, audio: dict[str, Any] | None
-) -> tuple[FaceMotion, Any]:
-    """Return motion at a film's own rate and sound of equal length; the sound is None when there is no audio."""
-    from ..core_models.audio.decode import sound_from_comfy
-    from ..core_models.motion.with_sound import match_motion_to_sound
-    from ..core_models.rendering.source_video import motion_at_video_rate
-
-    motion = motion_at_video_rate(motion, portrait)
-    return (motion, None) if audio is None else match_motion_to_sound(motion, sound_from_comfy(audio))
-
-
-def _require_fitting_space(motion: FaceMotion, renderer: RendererModels | None) -> None:
-    """Raise ValueError for motion of the other space, before any network is loaded or film read."""
-    from ..core_models.types import RendererModels
-
-    motion.require_space((renderer or RendererModels()).space)
-
-
-@contextmanager
-def _opened_renderer(
-    portrait: Portrait | PortraitVideo,
-    renderer: RendererModels | None,
-    paste_back: bool,
-    interpolation: str,
-    **strengths: float,
-) -> Iterator[Any]:
-    """Give the renderer of a portrait: with `size` and `frames(motion, progress)`; networks stay for the `with`."""
-    from ..core_models.types import MESH_RENDERER
-
-    if renderer is None or renderer.kind == MESH_RENDERER:
-        yield _mesh_renderer(portrait, interpolation, **strengths)
-        return
-    from ..core_models.rendering.liveportrait.keypoint_renderer import (
-        KeypointRenderer,
-        KeypointRendererParameters,
-    )
-    from ..runtime.host import host
-    from ..runtime.renderer_models import keypoint_networks
-
-    parameters = KeypointRendererParameters(paste_back=paste_back, **strengths)
-    with keypoint_networks(renderer) as networks:
-        yield KeypointRenderer(portrait, networks, parameters, host().progress(1).update)
-
-
-def _mesh_renderer(portrait: Portrait | PortraitVideo, interpolation: str, **strengths: float) -> Any:
-    from ..core_models.rendering.mesh import MeshRenderer, MeshRendererParameters
-    from ..core_models.rendering.mesh_video import MeshVideoRenderer
-    from ..core_models.types import PortraitVideo
-
-    parameters = MeshRendererParameters(interpolation=interpolation, **strengths)
-    if isinstance(portrait, PortraitVideo):
-        return MeshVideoRenderer(portrait, parameters)
-    return MeshRenderer(portrait, parameters)
-
-
-def _frames_with_preview(
-    frames_of: Callable[..., Iterator[np.ndarray]], motion: FaceMotion
-) -> Iterator[np.ndarray]:
-    """Yield the frames, showing progress and a live preview; cancelling raises from here."""
-    from ..runtime.host import host
-
-    progress = host().progress(motion.frame_count)
-    for done, frame in enumerate(frames_of(motion, lambda done, total: host().check_cancelled()), start=1):
-        yield frame
-        progress.update(done, motion.frame_count, preview=frame)

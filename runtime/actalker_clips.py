@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -201,8 +201,36 @@ def decoded_clip(
     chunk: frames decoded together, 0 the release's or as many as fit. overlap: frames shared by chunks, at most one
     less than the chunk. Raises ValueError for latents of another kind, or an overlap below 0.
     """
-    from ..core_models.video_diffusion.autoencoder import autoencoder_parameters
     from ..core_models.video_diffusion.frame_coding import decoded_frames
+
+    chunk = _checked_chunk(models, latents, chunk)
+    with actalker_autoencoder(models) as autoencoder:
+        scaled = latents.float() * float(autoencoder.config.scaling_factor)
+        return decoded_frames(autoencoder, scaled, chunk, min(overlap, chunk - 1), progress)
+
+
+def decoded_clip_parts(
+    models: ACTalkerModels,
+    latents: Tensor,
+    chunk: int = 0,
+    overlap: int = 0,
+    progress: ProgressCallback | None = None,
+) -> Iterator[Tensor]:
+    """Yield what `decoded_clip` returns in parts (n, H, W, 3), one after the other, of which one is in memory.
+
+    The autoencoder is held until the last part has come, or the iterator is closed. Raises as `decoded_clip`.
+    """
+    from ..core_models.video_diffusion.frame_coding import decoded_parts
+
+    chunk = _checked_chunk(models, latents, chunk)
+    with actalker_autoencoder(models) as autoencoder:
+        scaled = latents.float() * float(autoencoder.config.scaling_factor)
+        yield from decoded_parts(autoencoder, scaled, chunk, min(overlap, chunk - 1), progress)
+
+
+def _checked_chunk(models: ACTalkerModels, latents: Tensor, chunk: int) -> int:
+    """Return how many frames are decoded together. Raises ValueError for latents of another kind."""
+    from ..core_models.video_diffusion.autoencoder import autoencoder_parameters
 
     parameters = autoencoder_parameters(models.autoencoder.path)
     if latents.ndim != 4 or latents.shape[1] != parameters.latent_channels or 0 in latents.shape:
@@ -210,7 +238,4 @@ def decoded_clip(
             f"the latents are {tuple(latents.shape)}, expected (frames, {parameters.latent_channels}, height, width): "
             "connect ACTalker Sampler"
         )
-    chunk = chunk or planned_chunk(models, latents)
-    with actalker_autoencoder(models) as autoencoder:
-        scaled = latents.float() * float(autoencoder.config.scaling_factor)
-        return decoded_frames(autoencoder, scaled, chunk, min(overlap, chunk - 1), progress)
+    return chunk or planned_chunk(models, latents)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..core_models.types import ProgressCallback
     from ..core_models.video_diffusion.wan.colour import ColourStatistics
+    from ..core_models.video_diffusion.wan.tiled_decoding import TileSizes
 
 logger = logging.getLogger(__name__)
 
@@ -77,32 +78,61 @@ def decoded_clip(
     Raises ValueError for latents of another kind or another model, frames that main memory cannot hold, or another
     tiling; FloatingPointError when half precision overflowed.
     """
-    from ..core_models.video_diffusion.wan.autoencoder import wan_autoencoder_parameters
     from ..core_models.video_diffusion.wan.clip_frames import decoded_frames
-    from ..core_models.video_diffusion.wan.core_latents import normalised_core_latents
     from ..core_models.video_diffusion.wan.frame_rules import video_frames
-    from ..core_models.video_diffusion.wan.tiled_decoding import RELEASED_TILES
+
+    latents, kept, cells = _own_latents(models, latent)
+    height, width = (side * cells for side in latents.shape[2:])
+    require_room_for_frames(video_frames(latents.shape[1]) if kept is None else kept, height, width)
+    tiles = _tiles(models, latents, tiling)
+    # Of latents that were joined or cut since, the windows are not known.
+    windows = None if kept is None else latent.get(WINDOW_RANGES) or None
+    reference, check = latent.get(REFERENCE_COLOUR), host().check_cancelled
+    with wan_autoencoder(models.wan) as autoencoder:
+        given = (autoencoder, latents, kept, colour_keeping, reference, tiles)
+        return decoded_frames(*given, progress, check, windows)
+
+
+def decoded_clip_parts(
+    models: FantasyTalkingModels,
+    latent: Mapping[str, Any],
+    colour_keeping: float = 0.0,
+    tiling: str = AUTOMATIC,
+    progress: ProgressCallback | None = None,
+) -> Iterator[Tensor]:
+    """Yield what `decoded_clip` returns in parts (n, H, W, 3), one after the other, of which one is in memory.
+
+    The autoencoder is held until the last part has come, or the iterator is closed. Raises as `decoded_clip`, except
+    for frames that main memory cannot hold.
+    """
+    from ..core_models.video_diffusion.wan.clip_frames import decoded_parts
+
+    latents, kept, _ = _own_latents(models, latent)
+    tiles = _tiles(models, latents, tiling)
+    reference, check = latent.get(REFERENCE_COLOUR), host().check_cancelled
+    with wan_autoencoder(models.wan) as autoencoder:
+        given = (autoencoder, latents, kept, colour_keeping, reference, tiles)
+        yield from decoded_parts(*given, progress, check)
+
+
+def _own_latents(models: FantasyTalkingModels, latent: Mapping[str, Any]) -> tuple[Tensor, int | None, int]:
+    """Return normalised latents (C, F, h, w), how many of their frames are the clip's (None all), and pixels per cell.
+
+    Raises ValueError for latents of another kind or another model.
+    """
+    from ..core_models.video_diffusion.wan.autoencoder import wan_autoencoder_parameters
+    from ..core_models.video_diffusion.wan.core_latents import normalised_core_latents
 
     _require_own(models.wan, latent)
     sizes = wan_autoencoder_parameters(models.wan.autoencoder.path)
     latents = normalised_core_latents(latent.get("samples"), sizes)
-    kept = _frame_count(latent, latents.shape[1])
-    height, width = (side * sizes.pixels_per_latent for side in latents.shape[2:])
-    require_room_for_frames(video_frames(latents.shape[1]) if kept is None else kept, height, width)
-    in_tiles = planned_tiles(models, latents, tiling)
-    with wan_autoencoder(models.wan) as autoencoder:
-        return decoded_frames(
-            autoencoder,
-            latents,
-            kept,
-            colour_keeping,
-            latent.get(REFERENCE_COLOUR),
-            RELEASED_TILES if in_tiles else None,
-            progress,
-            host().check_cancelled,
-            # Of latents that were joined or cut since, the windows are not known.
-            None if kept is None else latent.get(WINDOW_RANGES) or None,
-        )
+    return latents, _frame_count(latent, latents.shape[1]), sizes.pixels_per_latent
+
+
+def _tiles(models: FantasyTalkingModels, latents: Tensor, tiling: str) -> TileSizes | None:
+    from ..core_models.video_diffusion.wan.tiled_decoding import RELEASED_TILES
+
+    return RELEASED_TILES if planned_tiles(models, latents, tiling) else None
 
 
 def _require_own(wan: WanModels, latent: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from ..core_models.wan_types import (
 from .fantasytalking_adapter_files import ADAPTER_ROWS as ADAPTER_ROWS
 from .fantasytalking_adapter_files import AUTOMATIC, chosen_adapter, require_adapter_choice
 from .fantasytalking_adapter_files import adapter_choices as adapter_choices
-from .host import host
+from .input_files import named_model_path
 from .keypoint_diffusion_models import safetensors_metadata
 from .model_cache import model_cache
 from .model_parts import FoundPart, found_parts
@@ -179,17 +179,16 @@ def _published_wan(
 
 
 def _transformer_files(text: str) -> tuple[Path, ...]:
-    """Return the files of a transformer that a user named.
+    """Return the files of a transformer that a workflow names; see `named_model_path`.
 
-    Raises FileNotFoundError, naming missing shards, and ValueError for files that hold another model, as their headers
-    say.
+    Raises OSError for a path that is not there, naming missing shards, or may not be read, and ValueError for files
+    that hold another model, as their headers say.
     """
+    path = named_model_path(text, "diffusion_models")  # before the imports, which take seconds
     from ..core_models.video_diffusion.wan.checkpoint_headers import refuse_other_files
     from ..core_models.video_diffusion.wan.weight_shards import weight_files
 
-    given = Path(text).expanduser()
-    places = [given, *(folder / given for folder in host().model_folders("diffusion_models"))]
-    files = weight_files(next((place for place in places if place.exists()), given))
+    files = weight_files(path)
     refuse_other_files(files)
     return files
 
@@ -260,12 +259,19 @@ def listening_encoder(models: FantasyTalkingModels) -> str:
     return str(_stated(models, "listening", "what it listens with"))
 
 
+def knows_people(models: FantasyTalkingModels) -> bool:
+    """Say whether a model has an identity branch, read without its networks; the published one has none."""
+    return (
+        models.kind != FANTASYTALKING and _stated(models, "identity", "whether it knows people") is not None
+    )
+
+
 def identity_encoder(models: FantasyTalkingModels) -> str:
     """Return what a model's identities come from: the model, by its file's name, or face recognition.
 
     Raises ValueError for a model without an identity branch, as the published one is.
     """
-    if models.kind == FANTASYTALKING or _stated(models, "identity", "whether it knows people") is None:
+    if not knows_people(models):
         raise ValueError(
             "this FantasyTalking has no identity branch (the release has none: it keeps the person by the first frame "
             "and by what CLIP sees of it): leave the identity out, or load a model that was trained with one"

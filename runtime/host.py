@@ -6,18 +6,20 @@ Whether ComfyUI is there is read from sys.modules: ComfyUI has always imported i
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .progress import ComfyUIProgress, TerminalProgress
+from .progress import ComfyUIProgress, ReportedProgress, TerminalProgress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,8 +155,22 @@ def folders_from_environment() -> Folders:
     return Folders(
         input=Path(os.environ.get(INPUT_VARIABLE) or "input"),
         output=Path(os.environ.get(OUTPUT_VARIABLE) or "output"),
-        temp=Path(os.environ.get(TEMP_VARIABLE) or Path(tempfile.gettempdir(), FOLDER_KIND)),
+        temp=Path(os.environ.get(TEMP_VARIABLE) or Path(tempfile.gettempdir(), f"{FOLDER_KIND}_temp")),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What the standalone host works on.
+
+    name: shown in front of progress bars. listener: told the steps done and their total in the place of a bar.
+    call: "<node>.<call>" when a node's function is called, None otherwise. graphs: numbers the graphs it builds.
+    """
+
+    name: str = ""
+    listener: Callable[[int, int], None] | None = None
+    call: str | None = None
+    graphs: Iterator[int] = field(default_factory=itertools.count)
 
 
 class StandaloneHost:
@@ -164,7 +180,9 @@ class StandaloneHost:
 
     def __init__(self, folders: Folders | None = None) -> None:
         self.folders = folders or folders_from_environment()
-        self.task = ""
+        self.allowed_files: frozenset[Path] = frozenset()
+        self._tasks: list[Task] = []
+        self._task_of_caller: ContextVar[Task | None] = ContextVar("task", default=None)
         self._cancelled = threading.Event()
 
     @property
@@ -195,13 +213,45 @@ class StandaloneHost:
             self.folders = before
 
     @contextmanager
-    def running(self, task: str) -> Iterator[None]:
-        """Show `task` in front of every progress bar started inside a `with`."""
-        before, self.task = self.task, task
+    def using_files(self, files: Iterable[Path]) -> Iterator[None]:
+        """Let workflows read these files too inside a `with`, wherever they lie: those that the user named.
+
+        What a workflow names by itself has to lie in the input, output or temporary folder; see `input_path`.
+        """
+        before = self.allowed_files
+        self.allowed_files = before | {Path(file).resolve() for file in files}
         try:
             yield
         finally:
-            self.task = before
+            self.allowed_files = before
+
+    @contextmanager
+    def running(
+        self, name: str, listener: Callable[[int, int], None] | None = None, call: str | None = None
+    ) -> Iterator[None]:
+        """Show `name` in front of every progress bar started inside a `with`.
+
+        listener: told (steps done, total) of that work; no bars are drawn then. call: which call of which node
+        it is, which begins the ids of the graphs that the node builds.
+        """
+        task = Task(name, listener, call)
+        token = self._task_of_caller.set(task)
+        self._tasks.append(task)
+        try:
+            yield
+        finally:
+            self._tasks.remove(task)
+            self._task_of_caller.reset(token)
+
+    @property
+    def task(self) -> Task:
+        """The work that the caller belongs to; in a thread of its own, what began last."""
+        return self._task_of_caller.get() or next(reversed(self._tasks), Task())
+
+    def next_graph_prefix(self) -> str | None:
+        """Return "<node>.<call>.<graph>.", another one each time; None when no node is running."""
+        task = self.task
+        return None if task.call is None else f"{task.call}.{next(task.graphs)}."
 
     def device(self, requested: str = "auto") -> torch.device:
         import torch
@@ -214,7 +264,10 @@ class StandaloneHost:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
     def progress(self, total: int, node_id: str | None = None) -> Progress:
-        return TerminalProgress(self.task, total, self.check_cancelled)
+        task = self.task
+        if task.listener is not None:
+            return ReportedProgress(task.listener, total, self.check_cancelled)
+        return TerminalProgress(task.name, total, self.check_cancelled)
 
     def cancel(self) -> None:
         """Ask the work under way to stop: its next progress step or check raises WorkCancelledError."""

@@ -53,7 +53,10 @@ def next_output_file(
     folder = Path(host().temp_folder if kind == "temp" else host().output_folder).resolve()
     if prefix.endswith(("/", "\\")) or not prefix.strip():
         prefix += DEFAULT_NAME
-    target = (folder / _filled_in(prefix, size)).resolve()
+    try:
+        target = (folder / _filled_in(prefix, size)).resolve()
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ValueError(f"filename_prefix {prefix!r} cannot name a file ({error})") from error
     if not target.is_relative_to(folder):
         raise ValueError(f"filename_prefix {prefix!r} leads out of the output folder {folder}")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .host import Progress
 
 UPDATE_INTERVAL = 0.05
-"""Seconds between two messages to ComfyUI's page: frames come far faster than anybody looks."""
+"""Seconds between two messages to ComfyUI's page, or to who listens: frames come far faster than anybody looks."""
 PREVIEW_INTERVAL = 0.25
 """Seconds between two preview pictures."""
 PREVIEW_SIZE = 512
@@ -52,8 +52,12 @@ def _as_picture(preview: Image | np.ndarray) -> Image:
 class TerminalProgress:
     """A tqdm bar on stderr; the bar is drawn from the second step on and closed by the last one."""
 
-    def __init__(self, task: str, total: int, check_cancelled: Callable[[], None]) -> None:
+    def __init__(
+        self, task: str, total: int, check_cancelled: Callable[[], None], stream: TextIO | None = None
+    ) -> None:
+        """stream: where the bar is drawn, standard error when None."""
         self._task, self._total, self._check_cancelled = task, total, check_cancelled
+        self._stream = stream
         self._bar: Any = None
 
     def update(self, done: int, total: int | None = None, preview: Image | np.ndarray | None = None) -> None:
@@ -61,7 +65,7 @@ class TerminalProgress:
         self._check_cancelled()
         self._total = total or self._total
         if self._bar is None:
-            self._bar = _terminal_bar(self._task, self._total)
+            self._bar = _terminal_bar(self._task, self._total, self._stream)
         if self._bar.disable:
             return
         self._bar.total = self._total
@@ -69,11 +73,38 @@ class TerminalProgress:
         if done >= self._total:
             self._bar.close()
 
+    def close(self) -> None:
+        """Leave the bar as it is, on a line of its own."""
+        if self._bar is not None:
+            self._bar.close()
 
-def _terminal_bar(task: str, total: int) -> Any:
+
+def _terminal_bar(task: str, total: int, stream: TextIO | None) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=task or None, file=sys.stderr, mininterval=0.2, disable=None, leave=True)
+    return tqdm(
+        total=total, desc=task or None, file=stream or sys.stderr, mininterval=0.2, disable=None, leave=True
+    )
+
+
+class ReportedProgress:
+    """Steps told to a listener, at most one each UPDATE_INTERVAL; the last step is always told."""
+
+    def __init__(
+        self, listener: Callable[[int, int], None], total: int, check_cancelled: Callable[[], None]
+    ) -> None:
+        """listener: called with the steps done and their total."""
+        self._listener, self._total, self._check_cancelled = listener, total, check_cancelled
+        self._told = float("-inf")
+
+    def update(self, done: int, total: int | None = None, preview: Image | np.ndarray | None = None) -> None:
+        """Tell that `done` of `total` steps are done; raise when the user has cancelled."""
+        self._check_cancelled()
+        self._total = total or self._total
+        now = time.monotonic()
+        if done >= self._total or now - self._told >= UPDATE_INTERVAL:
+            self._told = now
+            self._listener(done, self._total)
 
 
 class PreviewedProgress:

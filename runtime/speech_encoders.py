@@ -16,10 +16,12 @@ from .weight_files import found_files
 from .weights import WeightNotFoundError, find_weight
 
 if TYPE_CHECKING:
+    from ..core_models.audio.decode import Sound
     from ..core_models.audio.hubert import Hubert
     from ..core_models.audio.wav2vec2 import Wav2Vec2
     from ..core_models.audio.whisper import Whisper
     from ..core_models.keypoint_diffusion.speech_encoder import MelListener
+    from ..core_models.types import AudioEmbedding, ProgressCallback
     from ..core_models.video_types import ACTalkerModels
     from ..core_models.wan_types import FantasyTalkingModels
 
@@ -195,3 +197,21 @@ def encoder_network(encoder: str, models: KeypointDiffusionModels | None = None)
     }
     with networks[encoder]() as network:
         yield network
+
+
+def embedded_speech(
+    sound: Sound,
+    encoder: str,
+    models: KeypointDiffusionModels | None = None,
+    progress: ProgressCallback | None = None,
+) -> AudioEmbedding:
+    """Return the features of a sound by the encoder of a name, whose network comes from the shared cache if it is one.
+
+    models: as of `encoder_network`. Raises what `embed_audio` and `encoder_network` raise.
+    """
+    from ..core_models.audio.embedding import NETWORK_LOADERS, embed_audio
+
+    if encoder not in NETWORK_LOADERS:
+        return embed_audio(sound, encoder)
+    with encoder_network(encoder, models) as network:
+        return embed_audio(sound, encoder, network, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -50,23 +51,41 @@ def decoded_frames(
     are faded across, so that no seam shows; 0 is what the released code does.
     Raises ValueError unless 0 <= overlap < chunk, and FloatingPointError when the decoder overflowed.
     """
+    frames, start = None, 0
+    for part in decoded_parts(autoencoder, latents, chunk, overlap, progress):
+        if frames is None:
+            frames = part.new_empty(len(latents), *part.shape[1:])
+        frames[start : start + len(part)] = part
+        start += len(part)
+    return frames
+
+
+def decoded_parts(
+    autoencoder: Any,
+    latents: Tensor,
+    chunk: int = PUBLISHED_CHUNK,
+    overlap: int = 0,
+    progress: ProgressCallback | None = None,
+) -> Iterator[Tensor]:
+    """Yield what `decoded_frames` returns in parts (n, H, W, 3), one after the other, of which one is in memory.
+
+    progress: called with the chunks decoded, and all, before each part. Raises as `decoded_frames`.
+    """
     if not 0 <= overlap < chunk:
         raise ValueError(f"a chunk of {chunk} frames cannot share {overlap}: give 0 to {chunk - 1}")
-    count, step = len(latents), chunk - overlap
-    frames: Tensor | None = None
-    starts = range(0, max(count - overlap, 1), step)
+    step = chunk - overlap
+    starts = range(0, max(len(latents) - overlap, 1), step)
+    share = (torch.arange(1, overlap + 1) / (overlap + 1)).view(-1, 1, 1, 1)
+    fading: Tensor | None = None
     for done, start in enumerate(starts, 1):
         part = _decoded(autoencoder, latents[start : start + chunk])
-        if frames is None:
-            frames = part.new_empty(count, *part.shape[1:])
-        shared = min(overlap, len(part)) if start else 0
-        if shared:
-            share = (torch.arange(1, shared + 1) / (shared + 1)).view(-1, 1, 1, 1)
-            part[:shared] = torch.lerp(frames[start : start + shared], part[:shared], share)
-        frames[start : start + len(part)] = part
+        if fading is not None:
+            part[:overlap] = torch.lerp(fading, part[:overlap], share)
+        whole = len(part) if done == len(starts) else step
+        fading = part[whole:].clone()
         if progress is not None:
             progress(done, len(starts))
-    return frames
+        yield part[:whole]
 
 
 def _decoded(autoencoder: Any, latents: Tensor) -> Tensor:

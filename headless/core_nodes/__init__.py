@@ -31,3 +31,26 @@ CORE_NODES: dict[str, type] = {
         *(PrimitiveInt, PrimitiveFloat, PrimitiveString, PrimitiveStringMultiline, PrimitiveBoolean),
     )
 }
+
+CORE_DISPLAY_NAMES = {
+    "LoadImage": "Load Image",
+    "LoadImageMask": "Load Image (as Mask)",
+    "SaveImage": "Save Image",
+    "PreviewImage": "Preview Image",
+    "ImageBatch": "Batch Images",
+    "ImageScaleBy": "Upscale Image By",
+    "LoadAudio": "Load Audio",
+    "SaveAudio": "Save Audio (FLAC)",
+    "PreviewAudio": "Preview Audio",
+    "TrimAudioDuration": "Trim Audio Duration",
+    "LoadVideo": "Load Video",
+    "GetVideoComponents": "Get Video Components",
+    "CreateVideo": "Create Video",
+    "SaveVideo": "Save Video",
+    "PrimitiveInt": "Int",
+    "PrimitiveFloat": "Float",
+    "PrimitiveString": "String",
+    "PrimitiveStringMultiline": "String (Multiline)",
+    "PrimitiveBoolean": "Boolean",
+}
+"""Titles that ComfyUI's page gives these nodes, where they differ from the class names."""

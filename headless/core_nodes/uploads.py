@@ -21,7 +21,7 @@ def validity(name: str | None, what: str) -> bool | str:
         return True
     try:
         input_path(name)
-    except FileNotFoundError as error:
+    except OSError as error:
         return f"Invalid {what} file: {name} ({error})"
     return True
 

@@ -1,134 +1,51 @@
-"""The client against a server on the loopback interface that answers as ComfyUI does."""
+"""The client against a server on the loopback interface that answers as ComfyUI does: results, refusals, failures."""
 
-import base64
-import hashlib
 import json
-import socket
-import struct
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import subprocess
+import sys
 
 import pytest
-from talking_portrait.headless.client import ComfyUIServer, ServerRunError, run_on_server
-from talking_portrait.headless.websocket import BINARY, TEXT, WebSocket
+from talking_portrait.headless import AsyncClient, Client
+from talking_portrait.headless.client import (
+    ComfyUIServer,
+    Pace,
+    ServerRunError,
+    WorkflowRefusedError,
+    run_on_server,
+)
+from talking_portrait.headless.graph import WorkflowError
+from talking_portrait.headless.workflow_files import workflow_from_object
+from talking_portrait.runtime.host import WorkCancelledError
 
-OBJECT_INFO = {
-    "LoadImage": {
-        "input": {"required": {"image": [["there.png"], {"image_upload": True}]}},
-        "output": ["IMAGE", "MASK"],
-        "output_name": ["IMAGE", "MASK"],
-    },
-    "SaveImage": {
-        "input": {"required": {"images": ["IMAGE"], "filename_prefix": ["STRING", {"default": "x"}]}},
-        "output": [],
-        "output_name": [],
-    },
-}
-GRAPH = {
-    "1": {"class_type": "LoadImage", "inputs": {"image": "there.png"}},
-    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
-}
-SAVED = {"filename": "x_00001_.png", "subfolder": "sub", "type": "output"}
-PREVIEW = {"filename": "p.png", "subfolder": "", "type": "temp"}
-SUCCESS = {
-    "outputs": {"2": {"images": [SAVED, PREVIEW]}},
-    "status": {"status_str": "success", "completed": True, "messages": []},
-}
+from .fake_comfyui import CLOSE, EVENTS, GRAPH, HOLD, PREVIEW, SAVED, SUCCESS, running_fake
 
-
-class FakeComfyUI:
-    """What the server has been asked, and how it will answer."""
-
-    def __init__(self):
-        self.history = SUCCESS
-        self.polls_before_the_end = 1
-        self.prompt_answer = (200, {"prompt_id": "p1", "node_errors": {}})
-        self.events = [
-            {"type": "executing", "data": {"node": "1", "display_node": "1"}},
-            {"type": "progress", "data": {"node": "1", "value": 1, "max": 1}},
-            {"type": "execution_success", "data": {}},
-        ]
-        self.asked = []
-        self.prompts = []
-        self.uploads = []
-        self.polled = threading.Event()
-
-    def asked_for(self, path):
-        return [content for asked, content in self.asked if asked == path]
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    @property
-    def comfyui(self):
-        return self.server.comfyui
-
-    def answer(self, content, status=200):
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self):
-        self.comfyui.asked.append((self.path, None))
-        if self.path.startswith("/ws"):
-            self.speak_websocket()
-        elif self.path == "/object_info":
-            self.answer(OBJECT_INFO)
-        elif self.path.startswith("/history/"):
-            self.comfyui.polls_before_the_end -= 1
-            self.comfyui.polled.set()
-            self.answer({"p1": self.comfyui.history} if self.comfyui.polls_before_the_end < 0 else {})
-        elif self.path.startswith("/view"):
-            self.answer(b"png bytes")
-        elif self.path == "/queue":
-            self.answer({"queue_running": [[0, "p1"]], "queue_pending": []})
-        else:
-            self.answer({"error": "no such page"}, 404)
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == "/upload/image":
-            self.comfyui.uploads.append(body)
-            self.answer({"name": "face (1).png", "subfolder": "", "type": "input"})
-            return
-        content = json.loads(body)
-        self.comfyui.asked.append((self.path, content))
-        if self.path == "/prompt":
-            self.comfyui.prompts.append(content)
-            status, answer = self.comfyui.prompt_answer
-            self.answer(answer, status)
-        else:
-            self.answer(b"")
-
-    def speak_websocket(self):
-        accept = self.headers["Sec-WebSocket-Key"].encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-        self.send_response(101)
-        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(accept).digest()).decode())
-        self.end_headers()
-        for event in self.comfyui.events:
-            payload = json.dumps(event).encode()
-            self.wfile.write(bytes([0x81, 126]) + struct.pack("!H", len(payload)) + payload)
-        self.wfile.flush()
-        self.close_connection = True
+FAST = Pace(events=0.02, poll=0.02, slowest_poll=0.05, quiet_poll=0.1, ended_poll=0.01, known=0.3, outage=1.0)
 
 
 @pytest.fixture
 def comfyui():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.comfyui = FakeComfyUI()
-    server.comfyui.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server.comfyui
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running_fake() as fake:
+        yield fake
+
+
+@pytest.fixture
+def client(comfyui, tmp_path):
+    with Client(comfyui.url, pace=FAST, input_folder=tmp_path / "input") as client:
+        yield client
+
+
+class Heard:
+    """A listener that keeps what it is told."""
+
+    def __init__(self):
+        self.events = []
+
+    def __call__(self, name, data):
+        self.events.append((name, data))
+
+    @property
+    def names(self):
+        return [name for name, _ in self.events]
 
 
 def test_downloads_results_and_leaves_previews(comfyui, tmp_path):
@@ -139,41 +56,95 @@ def test_downloads_results_and_leaves_previews(comfyui, tmp_path):
     assert run_on_server(comfyui.url, GRAPH, [], tmp_path) == [tmp_path / "sub" / "x_00001_-1.png"]
 
 
+def test_result_says_what_ran_and_what_was_shown(client, tmp_path):
+    result = client.run(GRAPH, output_folder=tmp_path)
+    assert result.saved == (tmp_path / "sub" / "x_00001_.png",)
+    assert result.executed == ("1", "2")
+    assert result.ui == {"2": {"images": [SAVED, PREVIEW]}}
+    assert result.blocked == result.cached == ()
+    assert result.seconds > 0
+
+
+def test_several_outputs_are_downloaded_each_once_in_their_order(comfyui, client, tmp_path):
+    second = {"filename": "clip.mp4", "subfolder": "", "type": "output"}
+    outputs = {"2": {"images": [SAVED, second], "animated": [True]}, "3": {"text": ["a"], "images": [SAVED]}}
+    comfyui.history = {**SUCCESS, "outputs": outputs}
+    result = client.run(GRAPH, output_folder=tmp_path)
+    assert result.saved == (tmp_path / "sub" / "x_00001_.png", tmp_path / "clip.mp4")
+    assert result.ui == outputs
+
+
+@pytest.mark.parametrize("form", ["path", "text", "object", "file", "prepared"])
+def test_takes_a_workflow_in_any_form(client, tmp_path, form):
+    path = tmp_path / "workflow.json"
+    path.write_text(json.dumps(GRAPH))
+    forms = {"path": path, "text": str(path), "object": GRAPH, "file": workflow_from_object(GRAPH)}
+    workflow = client.prepare(GRAPH) if form == "prepared" else forms[form]
+    assert len(client.run(workflow, output_folder=tmp_path).saved) == 1
+
+
+def test_settings_change_what_is_sent_and_not_what_was_given(comfyui, client, tmp_path):
+    given = json.loads(json.dumps(GRAPH))
+    client.run(given, inputs={"SaveImage": {"filename_prefix": "a"}}, output_folder=tmp_path)
+    client.run(given, assignments=["2.filename_prefix=b"], output_folder=tmp_path)
+    sent = [prompt["prompt"]["2"]["inputs"]["filename_prefix"] for prompt in comfyui.prompts]
+    assert sent == ["a", "b"]
+    assert given == GRAPH
+
+
+def test_settings_of_a_prepared_workflow_are_refused_and_not_left_out(client):
+    with pytest.raises(WorkflowError, match="give them to `prepare`"):
+        client.run(client.prepare(GRAPH), assignments=["2.filename_prefix=b"])
+
+
+def test_settings_of_nodes_that_are_not_there_are_refused_before_anything_is_sent(comfyui, client):
+    with pytest.raises(WorkflowError, match="no node 'Load Picture'"):
+        client.run(GRAPH, assignments=["Load Picture.image=x.png"])
+    assert comfyui.prompts == comfyui.uploads == []
+
+
+def test_nodes_that_the_server_has_not_are_named_all_at_once(comfyui, client):
+    graph = {**GRAPH, "3": {"class_type": "Absent", "inputs": {}}, "4": {"class_type": "Gone", "inputs": {}}}
+    with pytest.raises(WorkflowError, match=r"Absent.*Gone"):
+        client.run(graph)
+    assert comfyui.prompts == []
+
+
+def test_events_come_in_comfyuis_names_and_with_the_id_of_the_run(comfyui, client, tmp_path):
+    heard = Heard()
+    client.run(GRAPH, output_folder=tmp_path, listener=heard)
+    assert heard.names == [
+        *("execution_start", "executing", "progress", "executed", "execution_success", "executing")
+    ]
+    assert {data["prompt_id"] for _, data in heard.events} == set(comfyui.prompt_ids)
+    assert heard.events[3][1]["output"] == {"images": [SAVED, PREVIEW]}
+    assert heard.events[-1][1]["node"] is None
+
+
 def test_progress_is_shown(comfyui, tmp_path, capsys):
     comfyui.polls_before_the_end = 2
     run_on_server(comfyui.url, GRAPH, [], tmp_path)
     assert "[1/2] LoadImage" in capsys.readouterr().err
 
 
-def test_works_without_live_progress(comfyui, tmp_path, capsys, monkeypatch):
-    def refuse(*_):
-        raise ConnectionError("no websocket here")
-
-    monkeypatch.setattr("talking_portrait.headless.client.open_websocket", refuse)
-    assert run_on_server(comfyui.url, GRAPH, [], tmp_path)
-    assert "no live progress: no websocket here" in capsys.readouterr().err
+def test_blocked_nodes_are_told_and_the_run_counts_as_done(comfyui, client, tmp_path):
+    blocked = {
+        "node_id": "2",
+        "exception_type": "ExecutionBlocked",
+        "exception_message": "Execution Blocked: no face",
+    }
+    comfyui.websockets = [[EVENTS[0], {"type": "execution_error", "data": blocked}, EVENTS[-1], CLOSE]]
+    heard = Heard()
+    result = client.run(GRAPH, output_folder=tmp_path, listener=heard)
+    assert result.blocked == ("no face",)
+    assert heard.names.index("execution_error") < heard.names.index("execution_success")
 
 
 def test_saved_files_get_a_workflow_that_the_page_can_restore(comfyui, tmp_path):
     run_on_server(comfyui.url, GRAPH, ["2.filename_prefix=y"], tmp_path)
     workflow = comfyui.prompts[0]["extra_data"]["extra_pnginfo"]["workflow"]
     assert [node["widgets_values"] for node in workflow["nodes"]] == [["there.png", "image"], ["y"]]
-    assert workflow["links"] == [[1, 1, 0, 2, 0, "IMAGE"]]
-
-
-def test_files_of_this_machine_are_uploaded(comfyui, tmp_path):
-    picture = tmp_path / "face.png"
-    picture.write_bytes(b"\x89PNG pixels")
-    run_on_server(comfyui.url, GRAPH, [f"1.image={picture}"], tmp_path)
-    [form] = comfyui.uploads
-    assert b'filename="face.png"' in form
-    assert b"\x89PNG pixels" in form
-    assert comfyui.prompts[0]["prompt"]["1"]["inputs"]["image"] == "face (1).png"
-
-
-def test_files_of_the_server_are_not_uploaded(comfyui, tmp_path):
-    run_on_server(comfyui.url, GRAPH, [], tmp_path)
-    assert comfyui.uploads == []
+    assert [link[1:5] for link in workflow["links"]] == [[1, 0, 2, 0]]
 
 
 NODE_ERRORS = {
@@ -185,102 +156,181 @@ NODE_ERRORS = {
         "dependent_outputs": ["2"],
     }
 }
+NOT_VALID = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation"}
 
 
 def test_refused_workflow_names_the_node(comfyui, tmp_path):
-    error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation"}
-    comfyui.prompt_answer = (400, {"error": error, "node_errors": NODE_ERRORS})
-    with pytest.raises(ServerRunError, match=r"node 1 \(LoadImage\): Value not in list: image: 'no\.png'"):
+    comfyui.prompt_answer = (400, {"error": NOT_VALID, "node_errors": NODE_ERRORS})
+    with pytest.raises(
+        WorkflowRefusedError, match=r"node 1 \(LoadImage\): Value not in list: image: 'no\.png'"
+    ) as refused:
         run_on_server(comfyui.url, GRAPH, [], tmp_path)
+    assert refused.value.error == NOT_VALID
+    assert refused.value.node_errors == NODE_ERRORS
+    assert comfyui.asked_for("/queue") == [], "a run that was not taken needs no cancelling"
+
+
+def test_a_refusal_is_the_workflows_fault_and_a_failure_of_the_run():
+    assert issubclass(WorkflowRefusedError, WorkflowError)
+    assert issubclass(WorkflowRefusedError, ServerRunError)
+    assert not issubclass(ServerRunError, WorkflowError)
 
 
 def test_outputs_that_the_server_would_leave_out_are_a_failure_and_the_rest_is_stopped(comfyui, tmp_path):
     comfyui.prompt_answer = (200, {"prompt_id": "p1", "node_errors": NODE_ERRORS})
-    with pytest.raises(ServerRunError, match="Value not in list"):
+    with pytest.raises(WorkflowRefusedError, match="Value not in list"):
         run_on_server(comfyui.url, GRAPH, [], tmp_path)
     assert comfyui.asked_for("/queue")[0] == {"delete": ["p1"]}
     assert comfyui.asked_for("/interrupt") == [{"prompt_id": "p1"}]
 
 
-def test_failed_node(comfyui, tmp_path):
-    failure = {"node_id": "1", "node_type": "LoadImage", "exception_message": "no face in picture 0\n"}
-    status = {"status_str": "error", "completed": False, "messages": [["execution_error", failure]]}
-    comfyui.history = {"outputs": {}, "status": status}
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"error": "no"},
+        {"error": ["no"], "node_errors": {}},
+        {"error": {"type": "x"}, "node_errors": []},
+        {"node_errors": {"1": "broken"}},
+        {"error": {"message": 5}, "node_errors": {"1": {"errors": [{}]}}},
+    ],
+)
+def test_refusals_in_other_forms(comfyui, client, answer):
+    comfyui.prompt_answer = (400, answer)
+    with pytest.raises(WorkflowRefusedError, match=r"the server refused the workflow: ."):
+        client.run(GRAPH)
+
+
+FAILURE = {
+    "node_id": "1",
+    "node_type": "LoadImage",
+    "exception_type": "ValueError",
+    "exception_message": "no face in picture 0\n",
+    "traceback": ["somewhere"],
+}
+
+
+def failed(event, data):
+    status = {"status_str": "error", "completed": False, "messages": [[event, data]]}
+    return {"outputs": {}, "status": status}
+
+
+def test_failed_node(comfyui, client, tmp_path):
+    comfyui.history = failed("execution_error", FAILURE)
+    heard = Heard()
     with pytest.raises(
         ServerRunError, match=r"node 1 \(LoadImage\) failed on the server: no face in picture 0$"
-    ):
-        run_on_server(comfyui.url, GRAPH, [], tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    ) as failure:
+        client.run(GRAPH, output_folder=tmp_path / "out", listener=heard)
+    assert failure.value.data["exception_type"] == "ValueError"
+    assert heard.names[-2:] == ["execution_error", "executing"]
+    assert not (tmp_path / "out").exists()
+    assert comfyui.asked_for("/interrupt") == []
 
 
-def test_run_stopped_by_somebody_else(comfyui, tmp_path):
-    status = {"status_str": "error", "completed": False, "messages": [["execution_interrupted", {}]]}
-    comfyui.history = {"outputs": {}, "status": status}
+def test_run_stopped_by_somebody_else(comfyui, client, tmp_path):
+    comfyui.history = failed("execution_interrupted", {"node_id": "1"})
     with pytest.raises(ServerRunError, match="stopped on the server"):
-        run_on_server(comfyui.url, GRAPH, [], tmp_path)
+        client.run(GRAPH, output_folder=tmp_path)
 
 
-def test_interrupting_stops_the_server_too(comfyui, tmp_path, monkeypatch):
+def test_a_blocked_node_in_the_history_is_no_failure(comfyui, client, tmp_path):
+    blocked = ["execution_error", {"exception_type": "ExecutionBlocked", "exception_message": "no face"}]
+    comfyui.history = {**SUCCESS, "status": {**SUCCESS["status"], "messages": [blocked]}}
+    assert len(client.run(GRAPH, output_folder=tmp_path).saved) == 1
+
+
+def test_failure_without_a_reason(comfyui, client, tmp_path):
+    comfyui.history = {"outputs": {}, "status": {"status_str": "error"}}
+    with pytest.raises(ServerRunError, match="its log says why"):
+        client.run(GRAPH, output_folder=tmp_path)
+
+
+def test_interrupting_stops_the_server_too(comfyui, client, tmp_path):
     comfyui.polls_before_the_end = 10**6
+    comfyui.websockets = [[EVENTS[1], HOLD]]
 
-    def press(*_):
+    def press(name, _):
+        if name == "executing":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        client.run(GRAPH, output_folder=tmp_path / "out", listener=press)
+    [run] = comfyui.prompt_ids
+    assert comfyui.asked_for("/queue")[0] == {"delete": [run]}
+    assert comfyui.asked_for("/interrupt") == [{"prompt_id": run}]
+    assert not (tmp_path / "out").exists()
+
+
+def test_interrupted_while_the_server_takes_the_workflow(comfyui, client, tmp_path, monkeypatch):
+    submit = ComfyUIServer.submit
+
+    def press(*arguments):
+        submit(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("talking_portrait.headless.client._Pause.wait", press)
+    monkeypatch.setattr(ComfyUIServer, "submit", press)
     with pytest.raises(KeyboardInterrupt):
-        run_on_server(comfyui.url, GRAPH, [], tmp_path)
-    assert comfyui.asked_for("/queue")[0] == {"delete": ["p1"]}
-    assert comfyui.asked_for("/interrupt") == [{"prompt_id": "p1"}]
+        client.run(GRAPH, output_folder=tmp_path)
+    assert comfyui.asked_for("/interrupt") == [{"prompt_id": comfyui.prompt_ids[0]}]
 
 
-def test_file_names_that_lead_out_of_the_folder(comfyui, tmp_path):
-    evil = {"filename": "x.png", "subfolder": "../..", "type": "output"}
-    comfyui.history = {**SUCCESS, "outputs": {"2": {"images": [evil]}}}
-    with pytest.raises(ServerRunError, match="outside of the output folder"):
-        run_on_server(comfyui.url, GRAPH, [], tmp_path / "deep" / "out")
+def test_a_run_that_still_waits_is_taken_out_of_the_queue_and_nobody_elses_is_stopped(comfyui, client):
+    comfyui.polls_before_the_end = 10**6
+    comfyui.websockets = [[HOLD]]
+    comfyui.answers["/queue"] = lambda handler: (
+        handler.answer({"queue_running": [[0, "another"]], "queue_pending": [[1, comfyui.prompt_ids[-1]]]})
+        if handler.command == "GET"
+        else False
+    )
+    with pytest.raises(WorkCancelledError):
+        client.run(GRAPH, stopped=lambda: bool(comfyui.prompt_ids))
+    assert comfyui.asked_for("/queue")[0] == {"delete": comfyui.prompt_ids}
+    assert comfyui.asked_for("/interrupt") == []
 
 
-def test_no_server():
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    with pytest.raises(ConnectionError, match="is ComfyUI running there"):
-        ComfyUIServer(f"127.0.0.1:{port}").object_info()
+def test_cancelled_while_downloading_leaves_nothing(comfyui, client, tmp_path):
+    outputs = {"2": {"images": [SAVED, {**SAVED, "filename": "second.png"}]}}
+    comfyui.history = {**SUCCESS, "outputs": outputs}
+    asked = []
+    comfyui.answers["/view"] = lambda handler: asked.append(handler.path) or False
+    with pytest.raises(WorkCancelledError):
+        client.run(GRAPH, output_folder=tmp_path / "out", stopped=lambda: len(asked) > 1)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
-def test_another_kind_of_server(comfyui):
-    with pytest.raises(OSError, match="HTTP 404"):
-        ComfyUIServer(f"{comfyui.url}/elsewhere").object_info()
+def test_a_closed_client_runs_nothing(comfyui, client):
+    client.close()
+    with pytest.raises(WorkCancelledError, match="the client was closed"):
+        client.run(GRAPH)
+    assert comfyui.asked == []
 
 
-@pytest.fixture
-def connection():
-    """A websocket and the other end of its line."""
-    here, there = socket.socketpair()
-    with here, there:
-        yield WebSocket(here), there
+def test_one_run_can_be_cancelled_by_its_id(comfyui, client):
+    comfyui.prompt_ids.append("p7")
+    assert client.cancel("p7")
+    assert comfyui.asked_for("/interrupt") == [{"prompt_id": "p7"}]
+    assert client.queue().running == ("p7",)
 
 
-def test_websocket_puts_fragments_together_and_answers_pings(connection):
-    websocket, there = connection
-    there.sendall(bytes([0x01, 2]) + b"ab" + bytes([0x89, 1]) + b"!" + bytes([0x80, 1]) + b"c")
-    assert websocket.receive(1) == (TEXT, b"abc")
-    pong = there.recv(100)
-    assert pong[:2] == bytes([0x8A, 0x81])
-    assert bytes([pong[6] ^ pong[2]]) == b"!"
+def test_history_and_previews_can_be_had(client, tmp_path):
+    client.run(GRAPH, output_folder=tmp_path)
+    assert client.history("p1")["outputs"] == SUCCESS["outputs"]
+    assert client.download(PREVIEW, tmp_path / "previews").read_bytes() == b"png bytes"
 
 
-def test_websocket_keeps_what_came_in_pieces(connection):
-    websocket, there = connection
-    message = bytes([0x82, 127]) + struct.pack("!Q", 70000) + bytes(70000)
-    there.sendall(message[:5])
-    assert websocket.receive(0.01) is None
-    there.sendall(message[5:])
-    assert websocket.receive(1) == (BINARY, bytes(70000))
+def test_list_of_nodes(client, comfyui):
+    assert set(client.object_info()) == {"LoadImage", "SaveImage"}
+    comfyui.answers["/object_info/LoadImage"] = (200, {"LoadImage": {}})
+    assert set(client.object_info("LoadImage")) == {"LoadImage"}
 
 
-def test_websocket_notices_the_end(connection):
-    websocket, there = connection
-    there.close()
-    with pytest.raises(ConnectionError):
-        websocket.receive(1)
+def test_the_package_offers_both_clients_without_loading_anything_heavy():
+    code = (
+        "import sys; import talking_portrait.headless as h; "
+        "assert 'talking_portrait.headless.client' not in sys.modules; h.Client; h.AsyncClient; "
+        "assert not {'torch', 'av', 'PIL', 'transformers'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert AsyncClient.__name__ == "AsyncClient"
+    with pytest.raises(ImportError):
+        from talking_portrait.headless import NoSuchClient  # noqa: F401

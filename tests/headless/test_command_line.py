@@ -62,33 +62,38 @@ def one_line(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("code", "arguments", "message"),
     [
-        (["run", "none.json"], "error: there is no workflow file none.json"),
-        (["run", "face.png"], "error: face.png is not a workflow: it is not JSON"),
+        (2, ["run", "none.json"], "error: there is no workflow file none.json"),
+        (2, ["run", "face.png"], "error: face.png"),
         (
-            ["run", "graph.json"],
+            *(2, ["run", "graph.json"]),
             "node 1 (LoadImage): Custom validation failed for node: image - Invalid image",
         ),
-        (["run", "graph.json", "--set", "7.image=x"], "error: the workflow has no node '7'"),
-        (["run", "graph.json", "--set", "1.picture=x"], "error: node 1 (LoadImage) has no input 'picture'"),
+        (2, ["run", "graph.json", "--set", "7.image=x"], "error: the workflow has no node '7'"),
         (
-            ["run", "graph.json", "--set", "1.image=graph.json"],
+            2,
+            ["run", "graph.json", "--set", "1.picture=x"],
+            "error: node 1 (LoadImage) has no input 'picture'",
+        ),
+        (2, ["run", "graph.json", "--inputs", "none.json"], "none.json"),
+        (
+            *(3, ["run", "graph.json", "--set", "1.image=graph.json"]),
             "error: node 1 (LoadImage): cannot identify image",
         ),
-        (["run", "graph.json", "--server", "http://127.0.0.1:9"], "error: cannot reach http://127.0.0.1:9/"),
-        (["demo", "--out", "x.avi"], "error: --out: videos are written as mp4"),
-        (["demo", "--out", "no/such/x.mp4"], "error: --out: the folder"),
-        (["demo", "--portrait", "nobody.jpg"], "error: --portrait: there is no file nobody.jpg"),
-        (["demo", "--speech", "nothing.wav"], "error: --speech: there is no file nothing.wav"),
+        (3, ["run", "graph.json", "--server", "http://127.0.0.1:9"], "http://127.0.0.1:9"),
+        (1, ["demo", "--out", "x.avi"], "error: --out: videos are written as mp4"),
+        (1, ["demo", "--out", "no/such/x.mp4"], "error: --out: the folder"),
+        (1, ["demo", "--portrait", "nobody.jpg"], "error: --portrait: there is no file nobody.jpg"),
+        (1, ["demo", "--speech", "nothing.wav"], "error: --speech: there is no file nothing.wav"),
         (
-            ["demo", "--emotion", "bored"],
+            *(1, ["demo", "--emotion", "bored"]),
             "error: node 5 (Emotion Condition): Value not in list: emotion: 'bored'",
         ),
     ],
 )
-def test_errors_are_one_line(graph_file, arguments, message, capsys):
-    assert main(arguments) == 1
+def test_errors_are_one_line(graph_file, code, arguments, message, capsys):
+    assert main(arguments) == code
     assert message in one_line(capsys)
 
 
@@ -105,7 +110,7 @@ def test_errors_are_one_line(graph_file, arguments, message, capsys):
 )
 def test_impossible_graphs(graph_file, change, message, capsys):
     graph_file.write_text(json.dumps(json.loads(graph_file.read_text()) | change))
-    assert main(["run", str(graph_file)]) == 1
+    assert main(["run", str(graph_file)]) == 2
     assert message.removeprefix("an ") in one_line(capsys).replace("a link asks for ", "")
 
 
@@ -117,7 +122,7 @@ def test_cycle(graph_file, capsys):
     }
     graph["2"]["inputs"]["images"] = ["3", 0]
     graph_file.write_text(json.dumps(graph))
-    assert main(["run", str(graph_file)]) == 1
+    assert main(["run", str(graph_file)]) == 2
     assert "Dependency cycle detected" in one_line(capsys)
 
 
@@ -125,29 +130,34 @@ def test_cycle(graph_file, capsys):
 def test_folder_that_cannot_be_written_to(graph_file, tmp_path, capsys):
     (tmp_path / "locked").mkdir(mode=0o500)
     arguments = ["run", str(graph_file), "--set", "1.image=face.png", "--output-folder", "locked"]
-    assert main(arguments) == 1
+    assert main(arguments) == 3
     assert "locked" in one_line(capsys)
 
 
 def test_output_folder_that_is_a_file(graph_file, tmp_path, capsys):
     arguments = ["run", str(graph_file), "--set", "1.image=face.png", "--output-folder", "face.png"]
-    assert main(arguments) == 1
+    assert main(arguments) == 3
     assert "face.png" in one_line(capsys)
 
 
 def test_verbose_shows_where_an_error_comes_from(graph_file, capsys):
-    assert main(["--verbose", "run", "none.json"]) == 1
+    assert main(["--verbose", "run", "none.json"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_nodes(capsys):
     assert main(["nodes"]) == 0
     listed = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert listed == set(NODE_CLASS_MAPPINGS)
+    assert main(["nodes", "--all"]) == 0
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
     assert listed == set(NODE_CLASS_MAPPINGS) | set(CORE_NODES)
 
 
 def test_nodes_as_json(capsys):
     assert main(["nodes", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == set(NODE_CLASS_MAPPINGS)
+    assert main(["nodes", "--json", "--all"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert info["SaveVideo"]["output_node"] is True
     assert info["CreateVideo"]["input_order"] == {"required": ["images", "fps"], "optional": ["audio"]}
@@ -223,6 +233,17 @@ class TestDemoGraph:
         assert "face_detector" not in self.inputs(graph, "TP_Portrait")
 
 
+def test_command_line_imports_nothing_heavy():
+    """What a command needs is imported by that command alone, so that --help and errors come at once."""
+    code = (
+        "import sys, talking_portrait.headless.command_line as c; c.build_parser(); "
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "numpy", "av", "PIL", "cv2", "scipy", "transformers", "diffusers", "soxr", "ray"}
+    assert heavy.isdisjoint(result.stdout.split())
+
+
 def test_usage_errors_exit_with_two(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["fly"])
@@ -233,7 +254,7 @@ def test_usage_errors_exit_with_two(capsys):
 def test_interrupting_a_run_ends_it_at_once_and_leaves_nothing(graph_file, tmp_path):
     """A graph that would write frames for many minutes is interrupted while it writes."""
     graph = {
-        "1": {"class_type": "LoadImage", "inputs": {"image": str(tmp_path / "face.png")}},
+        "1": {"class_type": "LoadImage", "inputs": {"image": "face.png"}},
         "2": {"class_type": "RepeatImageBatch", "inputs": {"image": ["1", 0], "amount": 4096}},
         "3": {"class_type": "RepeatImageBatch", "inputs": {"image": ["2", 0], "amount": 64}},
         "4": {"class_type": "CreateVideo", "inputs": {"images": ["3", 0], "fps": 25}},
@@ -242,7 +263,7 @@ def test_interrupting_a_run_ends_it_at_once_and_leaves_nothing(graph_file, tmp_p
     graph["5"]["inputs"] |= {"format": "auto", "codec": "auto"}
     graph_file.write_text(json.dumps(graph))
     output = tmp_path / "output"
-    command = [sys.executable, str(ROOT), "run", str(graph_file)]
+    command = [sys.executable, str(ROOT), "run", str(graph_file), "--input-folder", str(tmp_path)]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
         while not list(output.glob(".*.part")) and process.poll() is None and time.monotonic() < deadline:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from talking_portrait.headless.conversion import convert_to_api
-from talking_portrait.headless.graph import InputSpecification
+from talking_portrait.headless.graph import InputSpecification, WorkflowError
 from talking_portrait.headless.registry import definitions_from_object_info
 from talking_portrait.headless.widgets import widget_inputs, widget_slots, widget_values
 
@@ -104,6 +104,116 @@ def test_reroutes_in_a_circle(workflow):
     assert outgoing
     with pytest.raises(ValueError, match="in a circle"):
         convert_to_api(workflow, DEFINITIONS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": True}, "True is not the id of a node"),
+        ({"id": [1]}, r"\[1\] is not the id of a node"),
+        ({"type": None}, "lacks an id or a type"),
+        ({"inputs": [7]}, "an input of node 1 is 7, without a name"),
+        ({"inputs": [{"name": "image", "link": {}}]}, "is not the id of a link"),
+    ],
+)
+def test_broken_nodes(workflow, change, message):
+    workflow["nodes"][0].update(change)
+    with pytest.raises(WorkflowError, match=message):
+        convert_to_api(workflow, DEFINITIONS)
+
+
+@pytest.mark.parametrize("link", [7, [], [1, 2], {"id": 1}, [1, None, 0, 2, 0], [[], 1, 0, 2, 0]])
+def test_broken_links(workflow, link):
+    workflow["links"].append(link)
+    with pytest.raises(WorkflowError, match="the workflow is broken: "):
+        convert_to_api(workflow, DEFINITIONS)
+
+
+@pytest.mark.parametrize("slot", [-1, 0.5, None, "x", float("inf")])
+def test_outputs_that_cannot_be(workflow, slot):
+    for link in workflow["links"]:
+        link[2] = slot
+    with pytest.raises(WorkflowError, match="does not say which output"):
+        convert_to_api(workflow, DEFINITIONS)
+
+
+def test_two_nodes_of_one_id(workflow):
+    workflow["nodes"].append(dict(workflow["nodes"][0]))
+    with pytest.raises(WorkflowError, match="two of its nodes have the id 1"):
+        convert_to_api(workflow, DEFINITIONS)
+
+
+def test_ids_may_be_texts_or_have_a_point(workflow):
+    expected = plain(convert_to_api(workflow, DEFINITIONS))
+    for node in workflow["nodes"]:
+        node["id"] = str(node["id"])
+    for link in workflow["links"]:
+        link[:] = [float(link[0]), *link[1:]]
+    assert plain(convert_to_api(workflow, DEFINITIONS)) == expected
+
+
+def test_a_chain_of_thousands_of_reroutes_ends():
+    count = 4000
+    nodes = [{"id": 0, "type": "EmptyImage", "widgets_values": [8, 8, 1, 0]}]
+    nodes += [
+        {"id": i, "type": "Reroute", "inputs": [{"name": "", "type": "*", "link": i}]}
+        for i in range(1, count)
+    ]
+    nodes.append({"id": count, "type": "PreviewImage", "inputs": [{"name": "images", "link": count}]})
+    links = [[i, i - 1, 0, i, 0, "*"] for i in range(1, count + 1)]
+    converted = convert_to_api({"nodes": nodes, "links": links}, DEFINITIONS)
+    assert converted[str(count)]["inputs"]["images"] == ["0", 0]
+
+
+def nested_subgraphs(*inside):
+    """A workflow with one subgraph "a", whose definition holds nodes of the given types."""
+    nodes = [{"id": i, "type": kind} for i, kind in enumerate(inside)]
+    return {
+        "nodes": [{"id": 1, "type": "a"}],
+        "definitions": {
+            "subgraphs": [{"id": "a", "nodes": nodes}, {"id": "b", "nodes": [{"id": 1, "type": "a"}]}]
+        },
+    }
+
+
+@pytest.mark.parametrize("kind", ["a", "b"])
+def test_a_subgraph_in_itself(kind):
+    with pytest.raises(WorkflowError, match="subgraph a contains itself"):
+        convert_to_api(nested_subgraphs("PreviewImage", kind), DEFINITIONS)
+
+
+def test_subgraphs_that_multiply_are_refused():
+    """Thirty of them, each with two of the next, would be a thousand million nodes."""
+    subgraphs = [
+        {"id": f"s{i}", "nodes": [{"id": j, "type": f"s{i + 1}"} for j in range(2)]} for i in range(30)
+    ]
+    workflow = {"nodes": [{"id": 1, "type": "s0"}], "definitions": {"subgraphs": subgraphs}}
+    with pytest.raises(WorkflowError, match="more than 5000 nodes"):
+        convert_to_api(workflow, DEFINITIONS)
+
+
+def test_an_input_of_a_subgraph_that_it_does_not_list():
+    workflow = copy.deepcopy(GOLDEN["graphs"]["subgraph_widget_promoted"]["workflow"])
+    workflow["definitions"]["subgraphs"][0]["inputs"] = []
+    with pytest.raises(WorkflowError, match="is used inside but not listed"):
+        convert_to_api(workflow, DEFINITIONS)
+
+
+def test_a_primitive_with_a_list_of_values():
+    nodes = [
+        {"id": 1, "type": "PrimitiveNode", "widgets_values": [[1, 2]]},
+        {"id": 2, "type": "EmptyImage", "inputs": [{"name": "width", "type": "INT", "link": 1}]},
+    ]
+    converted = convert_to_api({"nodes": nodes, "links": [[1, 1, 0, 2, 0, "INT"]]}, DEFINITIONS)
+    assert converted["2"]["inputs"]["width"] == {"__value__": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"nodes": {}}, {"nodes": "x"}, {"nodes": [None]}, {"nodes": [{"id": 1, "type": 5}]}]
+)
+def test_what_is_not_in_ui_form(content):
+    with pytest.raises(WorkflowError, match="not a workflow in UI form"):
+        convert_to_api(content, DEFINITIONS)
 
 
 def test_file_without_nodes():

@@ -1,7 +1,7 @@
 """What makes a graph impossible to run: ComfyUI's error types and messages."""
 
 import pytest
-from talking_portrait.headless.graph import copied_graph, is_ui_format, read_graph_file
+from talking_portrait.headless.graph import copied_graph, is_ui_format
 from talking_portrait.headless.validation import GraphValidationError, types_match, validate_graph
 
 
@@ -214,23 +214,66 @@ def test_own_check_of_types(node, tiny_classes):
     assert problems_of(graph, tiny_classes | {"TypeJudge": TypeJudge}) == {}
 
 
-def test_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no workflow file"):
-        read_graph_file(tmp_path / "none.json")
-    broken = tmp_path / "broken.json"
-    broken.write_text("{")
-    with pytest.raises(ValueError, match="not JSON"):
-        read_graph_file(broken)
-    broken.write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(ValueError, match="not JSON"):
-        read_graph_file(broken)
-    broken.write_text("[]")
-    with pytest.raises(ValueError, match="JSON object"):
-        read_graph_file(broken)
-
-
 def test_forms():
     assert is_ui_format({"nodes": []})
     assert not is_ui_format({"1": {"class_type": "x"}})
     with pytest.raises(ValueError, match="not a workflow in API form: node 'version'"):
         copied_graph({"version": 1})
+
+
+def test_long_chains_are_checked_without_running_out_of_stack(node, tiny_classes):
+    count = 3000
+    graph = {"0": node("Number", value=1)}
+    graph |= {str(i): node("Add", a=[str(i - 1), 0], b=1) for i in range(1, count)}
+    graph["show"] = node("Show", value=[str(count - 1), 0])
+    assert problems_of(graph, tiny_classes) == {}
+    graph["0"]["inputs"]["value"] = -5
+    assert [kind for kind, _ in problems_of(graph, tiny_classes)["0"]] == ["value_smaller_than_min"]
+    graph["1"]["inputs"]["a"] = [str(count - 1), 0]
+    (problem,) = [p for problems in problems_of(graph, tiny_classes).values() for p in problems]
+    assert problem[0] == "dependency_cycle"
+
+
+@pytest.mark.parametrize("slot", ["0", None, 0.5, float("nan"), float("inf"), [], -1, 7])
+def test_outputs_that_cannot_be(node, tiny_classes, slot):
+    graph = {"1": node("Number", value=1), "2": node("Show", value=["1", slot])}
+    ((kind, details),) = problems_of(graph, tiny_classes)["2"]
+    assert kind == "exception_during_validation"
+    assert "a link asks for output" in details
+
+
+@pytest.mark.parametrize("kind", [None, [], {}, 7, "Nothing"])
+def test_classes_that_cannot_be(tiny_classes, kind):
+    validation = validate_graph({"1": {"class_type": kind, "inputs": {}}}, tiny_classes)
+    assert validation.error["type"] == "missing_node_type"
+
+
+def test_errors_of_a_large_value_stay_readable(node, tiny_classes):
+    graph = {
+        "1": node("Text", text="", style="x" * 100_000, loud=False, size=1),
+        "2": node("Show", value=["1", 0]),
+    }
+    validation = validate_graph(graph, tiny_classes)
+    with pytest.raises(GraphValidationError) as caught:
+        validation.raise_if_failed(graph)
+    assert len(str(caught.value)) < 2000
+
+
+def test_texts_where_a_range_is_declared(node, tiny_classes):
+    class Odd:
+        RETURN_TYPES = ()
+        OUTPUT_NODE = True
+
+        @classmethod
+        def INPUT_TYPES(cls):
+            return {"required": {"level": ("LEVEL", {"min": 0, "max": 3})}}
+
+    graph = {"1": node("Odd", level="high")}
+    assert problems_of(graph, tiny_classes | {"Odd": Odd}) == {}
+
+
+def test_links_whose_node_is_a_number_get_its_text():
+    graph = {7: {"class_type": "Show", "inputs": {"value": [3, 0], "list": [3, 0, 1]}}}
+    assert copied_graph(graph) == {
+        "7": {"class_type": "Show", "inputs": {"value": ["3", 0], "list": [3, 0, 1]}}
+    }

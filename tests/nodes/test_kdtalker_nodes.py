@@ -301,3 +301,29 @@ def test_the_graph_with_missing_weights_is_valid_and_says_what_is_missing(
     validate_graph(chosen, node_classes()).raise_if_failed(chosen)
     with pytest.raises(NodeFailedError, match=r"node 6 .*'talking-portrait weights fetch kdtalker'"):
         GraphExecutor(node_classes()).run(chosen, None)
+
+
+def test_the_python_guide_runs_on_the_published_networks(
+    kdtalker_folder, tmp_path, monkeypatch, astronaut_portrait
+):
+    """Its code that needs them, as written, on speech and motion of one frame."""
+    import runpy
+
+    import talking_portrait
+
+    monkeypatch.setenv("TALKING_PORTRAIT_MODELS", str(kdtalker_folder))
+    guide = runpy.run_path(str(ROOT / "docs" / "make_python_guide.py"), run_name="guide")
+    write_wav(tmp_path / "word.wav", seconds=0.03)
+    names = {"tp": talking_portrait, "portrait": astronaut_portrait, "motion": FaceMotion.at_rest(1, 25.0)}
+    names["sound"], lengths = talking_portrait.load_sound(tmp_path / "word.wav"), []
+    blocks = [
+        block for block in guide["blocks_of"](guide["GUIDE"].read_text(encoding="utf-8")) if block.needs
+    ]
+    for block in blocks:
+        if block.needs != "face_landmarker":
+            assert guide["can_run"](block), block.needs
+            guide["run_block"](block, names)
+            lengths.append(names["film"].frame_count)
+    assert lengths == [2, 1]
+    assert names["spoken"].space == IMPLICIT_KEYPOINTS
+    assert next(iter(names["film"])).shape == astronaut_portrait.frame.shape

@@ -1,6 +1,7 @@
 """The workflow on ComfyUI's own Wan, without ComfyUI and its weights: settings, note, and what the runner says."""
 
 import json
+import re
 
 from .shipped_workflows import CORE_WAN_NODES, ON_CORE_WAN, ROOT, api_form, ui_form
 
@@ -8,16 +9,21 @@ from .shipped_workflows import CORE_WAN_NODES, ON_CORE_WAN, ROOT, api_form, ui_f
 def test_the_runner_says_what_it_lacks_and_where_to_run_it(capsys):
     from talking_portrait.headless.command_line import main
 
-    lacking = [
-        f"{node['class_type']} (node {node_id})"
+    lacking = {
+        node_id: node["class_type"]
         for node_id, node in api_form(ON_CORE_WAN).items()
         if node["class_type"] in json.loads(CORE_WAN_NODES.read_text())
-    ]
+    }
     for folder in ("workflows", "workflows/api"):
-        assert main(["run", str(ROOT / folder / f"{ON_CORE_WAN}.json")]) == 1
+        assert main(["run", str(ROOT / folder / f"{ON_CORE_WAN}.json")]) == 2
         said = capsys.readouterr().err
-        assert all(one in said for one in lacking)
+        assert said.startswith("error: unknown node types: ")
+        assert all(name in said for name in lacking.values())
+        assert set(re.findall(r"\d+", said)) >= set(lacking)
         assert "a ComfyUI that has them all, with --server" in said
+        assert ("from comfy-core" in said) == (folder == "workflows"), (
+            "only the page's file says whose they are"
+        )
 
 
 def test_our_part_of_it_is_the_release():

@@ -7,7 +7,11 @@ from talking_portrait.core_models.video_diffusion.autoencoder import (
     VideoAutoencoderParameters,
     new_video_autoencoder,
 )
-from talking_portrait.core_models.video_diffusion.frame_coding import decoded_frames, encoded_picture
+from talking_portrait.core_models.video_diffusion.frame_coding import (
+    decoded_frames,
+    decoded_parts,
+    encoded_picture,
+)
 
 SIZES = VideoAutoencoderParameters((32, 32), layers_per_block=1, scaling_factor=0.5)
 
@@ -87,6 +91,20 @@ def test_what_is_decoded_at_a_time_is_bounded(autoencoder, monkeypatch):
     )
     decoded_frames(autoencoder, latents(11), chunk=4, overlap=1)
     assert max(seen) == 4
+
+
+@pytest.mark.parametrize(("count", "overlap"), [(1, 2), (4, 0), (9, 0), (10, 1), (11, 3)])
+def test_parts_one_by_one_are_the_whole(autoencoder, monkeypatch, count, overlap):
+    whole = decoded_frames(autoencoder, latents(count), chunk=4, overlap=overlap)
+    decodings, decode = [], autoencoder.decode
+    monkeypatch.setattr(
+        autoencoder, "decode", lambda z, num_frames: decodings.append(1) or decode(z, num_frames=num_frames)
+    )
+    parts = []
+    for part in decoded_parts(autoencoder, latents(count), chunk=4, overlap=overlap):
+        parts.append(part)
+        assert len(decodings) == len(parts), "a chunk is decoded when its part is asked for"
+    assert torch.equal(torch.cat(parts), whole)
 
 
 def test_progress_counts_chunks(autoencoder):

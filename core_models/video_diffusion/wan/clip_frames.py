@@ -38,6 +38,29 @@ def decoded_frames(
     Raises ValueError for latents of another form, a number of frames that they do not hold, or colour_keeping out of
     range; FloatingPointError when the decoder overflowed.
     """
+    kept = _checked_count(kept, video_frames(latents.shape[1]))
+    made = decoded_parts(autoencoder, latents, kept, colour_keeping, reference, tiles, progress, check)
+    frames = _collected(made, kept)
+    stretches = [(first, first + RELEASE_FRAMES) for first in range(0, kept, RELEASE_FRAMES)]
+    log_window_colours(frames.permute(3, 0, 1, 2), stretches if windows is None else windows)
+    return frames
+
+
+def decoded_parts(
+    autoencoder: AutoencoderKLWan,
+    latents: Tensor,
+    kept: int | None = None,
+    colour_keeping: float = 0.0,
+    reference: ColourStatistics | None = None,
+    tiles: TileSizes | None = None,
+    progress: ProgressCallback | None = None,
+    check: CheckCallback | None = None,
+) -> Iterator[Tensor]:
+    """Yield what `decoded_frames` returns in parts (n, H, W, 3), a latent frame each, of which one is in memory.
+
+    progress: called with the latent frames done, and all, before each part. Raises as `decoded_frames`; the colours of
+    windows are not logged.
+    """
     correction = DriftCorrection(colour_keeping)
     total = latents.shape[1]
     kept = _checked_count(kept, video_frames(total))
@@ -48,10 +71,15 @@ def decoded_frames(
     )
     if colour_keeping:
         chunks = _colour_kept(chunks, reference, correction)
-    frames = _collected(chunks, kept, total, progress)
-    stretches = [(first, first + RELEASE_FRAMES) for first in range(0, kept, RELEASE_FRAMES)]
-    log_window_colours(frames.permute(3, 0, 1, 2), stretches if windows is None else windows)
-    return frames
+    done_frames = 0
+    for done, chunk in enumerate(chunks, 1):
+        part = (chunk.permute(1, 2, 3, 0).float().cpu() + 1).div(2).clamp(0, 1)[: kept - done_frames]
+        done_frames += len(part)
+        if progress is not None:
+            progress(done, total)
+        yield part
+        if done_frames == kept:
+            break
 
 
 def _checked_count(kept: int | None, held: int) -> int:
@@ -71,17 +99,12 @@ def _colour_kept(
     return corrected_chunks(chain([first], chunks), kept, correction)
 
 
-def _collected(chunks: Iterable[Tensor], kept: int, total: int, progress: ProgressCallback | None) -> Tensor:
-    """Return chunks (3, n, H, W) in -1..1 as the first `kept` frames; what comes after them is not decoded."""
+def _collected(parts: Iterable[Tensor], count: int) -> Tensor:
+    """Return parts (n, H, W, 3) as one (count, H, W, 3), in memory for one copy of them and a part."""
     frames, start = None, 0
-    for done, chunk in enumerate(chunks, 1):
+    for part in parts:
         if frames is None:
-            frames = torch.empty(kept, *chunk.shape[2:], len(chunk))
-        part = (chunk.permute(1, 2, 3, 0).float().cpu() + 1).div(2).clamp(0, 1)[: kept - start]
+            frames = torch.empty(count, *part.shape[1:])
         frames[start : start + len(part)] = part
         start += len(part)
-        if progress is not None:
-            progress(done, total)
-        if start == kept:
-            break
     return frames
