@@ -160,10 +160,18 @@ def _distance_outside(polygons: np.ndarray, size: tuple[int, int]) -> np.ndarray
         )  # one by one: they overlap
     if not canvas.any():
         return np.full((size[1], size[0]), np.inf, np.float32)
-    outside = cv2.distanceTransform(1 - canvas, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    inside = cv2.distanceTransform(canvas, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    outside, inside = _distance_to_zero(1 - canvas), _distance_to_zero(canvas)
     signed = np.where(canvas > 0, 0.5 - inside, outside - 0.5)
     return signed[padding:-padding, padding:-padding]
+
+
+def _distance_to_zero(canvas: np.ndarray) -> np.ndarray:
+    """Return each pixel's distance to the nearest pixel of 0, float32.
+
+    Its square is a whole number; OpenCV's last digit hangs on where in memory its arrays happen to lie.
+    """
+    distance = cv2.distanceTransform(canvas, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.sqrt(np.rint(np.square(distance, dtype=np.float64))).astype(np.float32)
 
 
 def soft_edge(distance: np.ndarray, feather_px: float) -> np.ndarray:
