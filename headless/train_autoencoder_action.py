@@ -54,17 +54,25 @@ class AutoencoderTraining(NamedTuple):
 
 
 def add_autoencoder_action(
-    actions: argparse._SubParsersAction, training: Callable[[], AutoencoderTraining]
+    actions: argparse._SubParsersAction,
+    training: Callable[[], AutoencoderTraining],
+    own_weights: Sequence[str] = (),
 ) -> None:
-    """Add `autoencoder` to a command's actions. training: what is trained, asked for when it runs."""
+    """Add `autoencoder` to a command's actions.
+
+    training: what is trained, asked for when it runs. own_weights: numbers of its recipe that others do not have.
+    """
     parser = actions.add_parser("autoencoder", help="train the small video autoencoder and write its file")
     parser.add_argument("--clips", type=Path, required=True, metavar="X.npz", help="what it learns from")
     parser.add_argument("--half", action="store_true", help="the file in float16: half as large")
-    for name in _RECIPE:
+    for name in (*_RECIPE, *own_weights):
         parser.add_argument(option_of(name), type=int if name in _WHOLE else float, metavar="N")
     parser.add_argument("--precision", help="float32 or bfloat16 (products only)")
     add_run_options(parser, checkpoint_every=200, log_every=100)
-    parser.set_defaults(action=lambda options: train_autoencoder(options, training()))
+    parser.set_defaults(
+        action=lambda options: train_autoencoder(options, training()),
+        recipe_options=(*_RECIPE, "precision", *own_weights),
+    )
 
 
 def train_autoencoder(options: argparse.Namespace, training: AutoencoderTraining) -> int:
@@ -121,5 +129,5 @@ def _as_option(field: str) -> str:
 
 
 def _given_recipe(options: argparse.Namespace) -> dict[str, Any]:
-    asked = given(options, (*_RECIPE, "precision"))
+    asked = given(options, options.recipe_options)
     return {"clips" if name == "batch_clips" else name: value for name, value in asked.items()}

@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     _add_clips(actions)
-    add_autoencoder_action(actions, _autoencoder_training)
+    add_autoencoder_action(actions, _autoencoder_training, own_weights=("lips_weight",))
     add_run_actions(actions)
     return parser
 

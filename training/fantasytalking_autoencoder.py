@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..core_models.video_diffusion.wan.autoencoder import (
     WanAutoencoderParameters,
@@ -24,6 +25,7 @@ from ..core_models.video_diffusion.wan.autoencoder import (
 )
 from ..core_models.video_diffusion.wan.frame_rules import FRAMES_PER_LATENT
 from .actalker_latents import pictures_of_frames
+from .actalker_readers import FrameReader, fitted_frame_reader
 from .autoencoder_training import (
     AutoencoderBatch,
     AutoencoderLosses,
@@ -32,6 +34,7 @@ from .autoencoder_training import (
     reconstruction_losses,
 )
 from .fantasytalking_data import TalkingClip
+from .fantasytalking_readers import MOUTH
 from .stepwise_training import facts_entry, write_safetensors
 
 CHECKPOINT_KIND = "fantasytalking_autoencoder_training_2"
@@ -47,13 +50,19 @@ SMALL_WAN_AUTOENCODER = WanAutoencoderParameters.unmeasured(
 """Frames of 64 pixels to 16 channels of 8 x 8, four frames to one; 2.6 million weights."""
 FIRST_LOG_VARIANCE, NOISE_SHARE = -5.0, 0.1
 """Of the latents' noise before training, and how much it hangs on the picture, over what is drawn."""
+LIPS_READER_STEPS = 1500
+"""Updates of what sees how far the lips are open."""
 SPATIAL_KERNEL = (3, 3, 3)
 """Of the convolutions that are trained on one frame at a time."""
 
 
 @dataclass(frozen=True)
 class WanAutoencoderTrainingParameters(AutoencoderTrainingParameters):
-    """How to train: fields and errors of `AutoencoderTrainingParameters`, other defaults, frames of 4 k + 1."""
+    """How to train: fields and errors of `AutoencoderTrainingParameters`, other defaults, frames of 4 k + 1.
+
+    lips_weight: of how far the lips are open in what is given back, as a small network sees it that is fitted to the
+    clips before training begins. By colours alone, a latent holds the mean over its four frames of lips this small.
+    """
 
     steps: int = 5000
     clips: int = 2
@@ -62,10 +71,13 @@ class WanAutoencoderTrainingParameters(AutoencoderTrainingParameters):
     learning_rate: float = 1.2e-3
     warmup: int = 100
     region_weight: float = 4.0
+    lips_weight: float = 1.0
     precision: str = "bfloat16"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.lips_weight >= 0:
+            raise ValueError(f"lips_weight is {self.lips_weight}, expected at least 0")
         if self.frames % FRAMES_PER_LATENT != 1:
             raise ValueError(
                 f"frames is {self.frames}, expected 1 more than a multiple of {FRAMES_PER_LATENT}, as 5 or 9"
@@ -134,6 +146,20 @@ class WanAutoencoderTrainer(VideoAutoencoderTrainer):
     parameters_type = WanAutoencoderParameters
     recipe_type = WanAutoencoderTrainingParameters
 
+    def __init__(
+        self,
+        parameters: WanAutoencoderParameters,
+        recipe: WanAutoencoderTrainingParameters,
+        clips: Sequence[TalkingClip],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """As the base says; what sees the lips is fitted on the processor, from the recipe's seed."""
+        super().__init__(parameters, recipe, clips, device)
+        self.lips: FrameReader | None = None
+        if recipe.lips_weight > 0:
+            reader = fitted_frame_reader(clips, steps=LIPS_READER_STEPS, seed=recipe.seed)
+            self.lips = reader.requires_grad_(False).to(self.device)
+
     def begun_autoencoder(self) -> AutoencoderKLWan:
         """As the base says."""
         return begun(new_wan_autoencoder(self.parameters_used))
@@ -146,10 +172,10 @@ class WanAutoencoderTrainer(VideoAutoencoderTrainer):
 def training_losses(
     autoencoder: AutoencoderKLWan,
     batch: AutoencoderBatch,
-    trainer: VideoAutoencoderTrainer,
+    trainer: WanAutoencoderTrainer,
     generator: torch.Generator,
 ) -> AutoencoderLosses:
-    """Return the losses of a batch. trainer: whose recipe and features count. generator: of the latents' noise."""
+    """Return the losses of a batch. trainer: whose recipe and networks count. generator: of the latents' noise."""
     recipe = trainer.recipe
     video = batch.pictures.unflatten(0, (-1, batch.frames)).transpose(1, 2)
     with torch.autocast(video.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
@@ -157,9 +183,23 @@ def training_losses(
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         made = decode_video(autoencoder, mean + (log_variance / 2).exp() * noise)
     pictures = made.transpose(1, 2).flatten(0, 1)
-    return reconstruction_losses(
-        pictures, batch, divergence_from_normal(mean, log_variance), trainer.features, recipe
-    )
+    divergence = divergence_from_normal(mean, log_variance)
+    losses = reconstruction_losses(pictures, batch, divergence, trainer.features, recipe)
+    if trainer.lips is None:
+        return losses
+    lips = lips_loss(trainer.lips, pictures.float(), batch.pictures)
+    return losses._replace(loss=losses.loss + recipe.lips_weight * lips)
+
+
+def lips_loss(reader: FrameReader, made: Tensor, wanted: Tensor) -> Tensor:
+    """Return how far lips are open otherwise in pictures (B, 3, 64, 64) than they should be, as a reader sees it.
+
+    made, wanted: in -1..1; what lies beyond is cut off. Smooth absolute differences in units of the openings' spread.
+    """
+    seen = reader((made.clamp(-1, 1) + 1) / 2)[:, MOUTH]
+    with torch.no_grad():
+        true = reader((wanted + 1) / 2)[:, MOUTH]
+    return F.smooth_l1_loss(seen / reader.deviation[MOUTH], true / reader.deviation[MOUTH])
 
 
 def divergence_from_normal(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from talking_portrait.training.stepwise_training import fit
 from .fantasytalking_clips import TINY_AUTOENCODER, talking_clip
 
 RECIPE = WanAutoencoderTrainingParameters(
-    steps=4, clips=2, frames=5, alone_share=0.5, warmup=1, precision="float32"
+    steps=4, clips=2, frames=5, alone_share=0.5, warmup=1, lips_weight=0, precision="float32"
 )
 CLIPS = [talking_clip(0), talking_clip(1)]
 
@@ -52,7 +52,11 @@ class TestSizes:
 
     @pytest.mark.parametrize(
         ("change", "message"),
-        [({"frames": 8}, "frames is 8, expected 1 more"), ({"steps": 0}, "steps is 0")],
+        [
+            ({"frames": 8}, "frames is 8, expected 1 more"),
+            ({"steps": 0}, "steps is 0"),
+            ({"lips_weight": -1}, "lips_weight is -1"),
+        ],
     )
     def test_bad_recipes_are_named(self, change, message):
         with pytest.raises(ValueError, match=message):
@@ -210,3 +214,38 @@ class TestFiles:
         shared.write_checkpoint_content(path, {"kind": "actalker_autoencoder_training_1"})
         with pytest.raises(ValueError, match="not a checkpoint of the small video autoencoder"):
             WanAutoencoderTrainer.from_checkpoint(path, CLIPS)
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    """One that looks at lips."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made, "LIPS_READER_STEPS", 2)
+        yield WanAutoencoderTrainer(TINY_AUTOENCODER, replace(RECIPE, lips_weight=2.0), CLIPS)
+
+
+class TestLips:
+    def test_pictures_that_are_right_lose_nothing(self, trainer):
+        pictures = made.pictures_of_frames(CLIPS[0].frames)
+        assert made.lips_loss(trainer.lips, pictures, pictures) == 0
+        assert made.lips_loss(trainer.lips, pictures.flip(0), pictures) > 0
+
+    def test_its_loss_is_added_and_reaches_the_decoder(self, trainer):
+        batch = shared.drawn_batch(CLIPS, trainer.recipe, 3)
+        with_lips, without = (
+            made.training_losses(trainer.autoencoder, batch, one, torch.Generator().manual_seed(0))
+            for one in (trainer, WanAutoencoderTrainer(TINY_AUTOENCODER, RECIPE, CLIPS))
+        )
+        assert with_lips.loss > without.loss
+        assert with_lips.colours == without.colours
+        (gradient,) = torch.autograd.grad(
+            with_lips.loss - without.loss.detach(), trainer.autoencoder.decoder.conv_out.weight
+        )
+        assert gradient.abs().sum() > 0
+        assert all(not value.requires_grad for value in trainer.lips.parameters())
+
+    def test_what_sees_them_is_the_same_every_time(self, trainer, monkeypatch):
+        monkeypatch.setattr(made, "LIPS_READER_STEPS", 2)
+        again = WanAutoencoderTrainer(TINY_AUTOENCODER, trainer.recipe, CLIPS)
+        for one, other in zip(trainer.lips.parameters(), again.lips.parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)

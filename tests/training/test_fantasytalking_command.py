@@ -22,7 +22,7 @@ from talking_portrait.training.made_heads.performance import frames_of_seconds, 
 
 from .fantasytalking_clips import TINY_AUTOENCODER, talking_clip
 
-OPTIONS = ["--steps", 2, "--batch-clips", 1, "--frames", 5, "--alone-share", 0.5]
+OPTIONS = ["--steps", 2, "--batch-clips", 1, "--frames", 5, "--alone-share", 0.5, "--lips-weight", 0]
 
 
 @pytest.fixture(autouse=True)
