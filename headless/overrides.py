@@ -184,6 +184,8 @@ class _NamedNodes:
         file = _existing_file(value)
         specification = self.specification(node_id, name)
         takes_files = specification is not None and (is_upload(specification) or names_model(specification))
+        if takes_files and file is None and _is_whole_path(value):
+            raise OverrideError(f"there is no file {value}, which is given for {name!r} of node {node_id}")
         return InputChange(node_id, name, str(file) if file and takes_files else value, file)
 
     def _expect_value(self, node_id: str, name: str, value: Any) -> None:
@@ -215,6 +217,13 @@ def _existing_file(text: str) -> Path | None:
         return path.absolute() if text.strip() and path.exists() else None
     except (OSError, ValueError, RuntimeError):  # too long, with a null character, or of an unknown user
         return None
+
+
+def _is_whole_path(text: str) -> bool:
+    try:
+        return Path(text).expanduser().is_absolute()
+    except RuntimeError:  # of an unknown user
+        return False
 
 
 def _read_value(text: str, specification: InputSpecification | None) -> Any:

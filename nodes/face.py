@@ -129,7 +129,13 @@ class MakePortrait:
                         "tooltip": "A box around the face; the face detector then reads the face inside it.",
                     },
                 ),
-                "face_detector": ("FACE_MODEL", {"tooltip": "Finds the face when it is not given."}),
+                "face_detector": (
+                    "FACE_MODEL",
+                    {
+                        "tooltip": "Finds the face when it is not given. Not connected: the face detector's file is "
+                        "used if it is in a models folder."
+                    },
+                ),
                 "crop_style": (
                     list(CROP_STYLES),
                     {
@@ -191,13 +197,22 @@ def _portrait_by_detector(
     from ..core_models.face.comfy_boxes import box_from_comfy
     from ..runtime.faces import portrait_by_detector
 
-    if detector is None:
-        raise ValueError(
-            "nothing says where the face is: connect face_detector (a Load Face Detector node), landmarks "
-            "or face_landmarks"
-        )
     box = box_from_comfy(bounding_box, index, picture_index) if bounding_box is not None else None
-    return portrait_by_detector(frame, detector, index, box)
+    return portrait_by_detector(frame, detector or _detector_that_is_here(), index, box)
+
+
+def _detector_that_is_here() -> ModelHandle:
+    from ..runtime.faces import face_detector
+    from ..runtime.weights import WeightNotFoundError
+
+    try:
+        return face_detector()
+    except WeightNotFoundError as error:
+        raise ValueError(
+            "nothing says where the face is, and the face detector is not here: fetch it (talking-portrait weights "
+            "fetch face_landmarker, 3.7 MB), or connect Load Face Detector with download_if_missing on, landmarks "
+            "or face_landmarks"
+        ) from error
 
 
 def chosen_face(face_index: int) -> int | None:

@@ -165,6 +165,12 @@ def test_broken_meta_is_no_title():
     assert find_node(graph, "B") == "2"
 
 
+def test_a_whole_path_to_nothing_is_said_to_be_that(graph):
+    message = "there is no file /nowhere/face.jpg, which is given for 'image' of node 3"
+    with pytest.raises(OverrideError, match=message):
+        apply_overrides(graph, ["3.image=/nowhere/face.jpg"], DEFINITIONS)
+
+
 def test_values_that_no_file_could_be_called(graph):
     for text in ("~nobody-here/x", "a\0b", "x" * 5000, ""):
         (change,) = input_changes(graph, DEFINITIONS, [f"3.image={text}"])

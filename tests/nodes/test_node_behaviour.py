@@ -114,8 +114,12 @@ def test_portrait_takes_one_picture_of_a_batch(nodes, image_of, astronaut, host_
         run("TP_Portrait", nodes, image=image, landmarks=landmarks, picture_index=2)
 
 
-def test_portrait_says_what_to_connect(nodes, image_of, astronaut):
-    with pytest.raises(ValueError, match="connect face_detector"):
+def test_portrait_says_what_to_fetch_or_connect(nodes, image_of, astronaut, tmp_path, monkeypatch):
+    for name in ("TALKING_PORTRAIT_MODELS", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"weights fetch face_landmarker, 3\.7 MB.* or connect Load Face Detector"
+    ):
         run("TP_Portrait", nodes, image=image_of(astronaut))
 
 
@@ -138,6 +142,8 @@ def test_portrait_by_detector_agrees_with_given_landmarks(
     image, landmarks = run("TP_LoadPortraitImage", nodes)
     given, _ = run("TP_Portrait", nodes, image=image, landmarks=landmarks)
     found, _ = run("TP_Portrait", nodes, image=image, face_detector=detector)
+    unconnected, _ = run("TP_Portrait", nodes, image=image)
+    np.testing.assert_array_equal(unconnected.landmarks, found.landmarks)
     assert np.abs(found.landmarks[:, :2] - given.landmarks[:, :2]).mean() < 2
     box = [[{"x": 180, "y": 60, "width": 90, "height": 130}]]
     boxed, _ = run("TP_Portrait", nodes, image=image, face_detector=detector, bounding_box=box)
