@@ -3,22 +3,21 @@
 Needs COMFYUI_DIR, a checkout of ComfyUI; see comfyui_server.
 """
 
-import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from talking_portrait.headless.client import ComfyUIServer, ServerRunError, run_on_server
-from talking_portrait.headless.run_command import run_graph, saved_files, using_folders
-from talking_portrait.runtime.host import host
+from talking_portrait.core_models.video_file import read_video_frames
+from talking_portrait.headless.client import Client, ServerRunError, run_on_server
+from talking_portrait.headless.conversion import convert_to_api
+from talking_portrait.headless.local_run import LocalRunner
+from talking_portrait.headless.preparation import prepared_workflow
+from talking_portrait.headless.registry import definitions_from_object_info
+from talking_portrait.headless.workflow_files import read_workflow_file, workflow_from_object
 
 from .comfyui_server import running_comfyui
-from .nodes.shipped_workflows import ON_CORE_WAN
+from .nodes.shipped_workflows import RUNNABLE, api_form, ui_form
 
-ROOT = Path(__file__).resolve().parent.parent
-GRAPHS = [path for path in sorted((ROOT / "workflows" / "api").glob("*.json")) if path.stem != ON_CORE_WAN]
-"""The one on ComfyUI's own Wan has a test of its own, in test_comfyui_wan_workflow: here it would need 30 GB."""
 LARGEST_MEAN_DIFFERENCE = 0.05
 """Grey levels between frames of the two runners: the same code on the same machine."""
 
@@ -58,23 +57,58 @@ def pictures(paths):
     return [np.asarray(Image.open(path)).astype(float) for path in sorted(paths)[::step]]
 
 
-@pytest.mark.parametrize("path", GRAPHS, ids=[path.stem for path in GRAPHS])
-def test_same_frames_as_headless(comfyui, models, tmp_path, path):
-    url, base, _ = comfyui
-    graph = with_saved_frames(json.loads(path.read_text()))
+def emptied_output(base):
     shutil.rmtree(base / "output")
     (base / "output").mkdir()
-    theirs = run_on_server(url, graph, [], tmp_path / "theirs")
-    with using_folders(output=tmp_path / "ours", input=tmp_path / "input"):
-        ours = saved_files(run_graph(graph), host())
+
+
+def run_here(graph, folder):
+    """Run a graph without ComfyUI and return what it saved."""
+    return LocalRunner().run(prepared_workflow(workflow_from_object(graph)), output_folder=folder).saved
+
+
+def expect_same_frames(ours, theirs):
     assert len(ours) == len(theirs) > 10
     for ours_frame, theirs_frame in zip(pictures(ours), pictures(theirs), strict=True):
         assert np.abs(ours_frame - theirs_frame).mean() <= LARGEST_MEAN_DIFFERENCE
 
 
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_both_forms_give_the_frames_of_headless(comfyui, models, tmp_path, name):
+    """The UI form, converted by what this server says of its nodes, is the API form; both run as they are."""
+    url, base, _ = comfyui
+    definitions = definitions_from_object_info(Client(url).object_info())
+    from_page = convert_to_api(ui_form(name), definitions)
+    assert from_page == api_form(name)
+    emptied_output(base)
+    graph = with_saved_frames(api_form(name))
+    theirs = run_on_server(url, graph, [], tmp_path / "theirs")
+    assert read_workflow_file(theirs[0]).api == graph
+    expect_same_frames(run_here(graph, tmp_path / "ours"), theirs)
+    (video,) = run_on_server(url, ui_form(name), [], tmp_path / "video")
+    assert sum(1 for _ in read_video_frames(video)) == len(theirs)
+    carried = read_workflow_file(video)
+    assert carried.api == api_form(name)
+    assert carried.page["nodes"]
+
+
+def test_a_video_that_comfyui_saved_runs_here_with_the_same_frames(comfyui, models, tmp_path):
+    url, base, _ = comfyui
+    emptied_output(base)
+    settings = ["Portrait.largest_side=128"]
+    (video,) = run_on_server(url, ui_form("expression_edit"), settings, tmp_path / "video")
+    carried = read_workflow_file(video)
+    assert carried.api["3"]["inputs"]["largest_side"] == 128
+    graph = with_saved_frames(carried.api)
+    theirs = run_on_server(url, graph, [], tmp_path / "theirs")
+    expect_same_frames(run_here(graph, tmp_path / "ours"), theirs)
+    (again,) = run_on_server(url, read_workflow_file(video), [], tmp_path / "again")
+    assert read_workflow_file(again).api == carried.api
+
+
 @pytest.mark.parametrize("name", ["kdtalker_audio_only", "kdtalker_driven_pose"])
 def test_kdtalker_chosen_and_missing_says_what_to_fetch(comfyui, models, tmp_path, name):
-    graph = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
+    graph = api_form(name)
     graph["6"]["inputs"]["model"] = "KDTalker"
     graph["16"]["inputs"]["model"] = "LivePortrait"
     with pytest.raises(ServerRunError, match=r"talking-portrait weights fetch (kdtalker|liveportrait)"):
@@ -82,7 +116,7 @@ def test_kdtalker_chosen_and_missing_says_what_to_fetch(comfyui, models, tmp_pat
 
 
 def test_variations_become_a_video_each(comfyui, models, tmp_path):
-    graph = json.loads((ROOT / "workflows" / "api" / "audio_only.json").read_text())
+    graph = api_form("audio_only")
     graph["7"]["inputs"]["variations"] = 2
     saved = run_on_server(comfyui[0], graph, [], tmp_path)
     assert len(saved) == 2
@@ -100,7 +134,7 @@ def test_pack_loads_without_complaint(comfyui):
 def test_server_knows_every_node(comfyui):
     from talking_portrait.nodes import NODE_CLASS_MAPPINGS
 
-    listed = ComfyUIServer(comfyui[0]).object_info()
+    listed = Client(comfyui[0]).object_info()
     assert set(NODE_CLASS_MAPPINGS) <= set(listed)
 
 
@@ -112,7 +146,7 @@ def test_server_and_runner_report_the_same_errors(comfyui):
     from talking_portrait.headless.validation import validate_graph
 
     url, _, _ = comfyui
-    good = json.loads((ROOT / "workflows" / "api" / "audio_only.json").read_text())
+    good = api_form("audio_only")
     sampler = next(key for key, node in good.items() if node["class_type"] == "TP_KeypointDiffusionSampler")
     changes = [
         {"seed": "many"},
