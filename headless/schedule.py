@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from .class_facts import ClassFacts
@@ -20,6 +21,9 @@ class Schedule:
         """is_done: says whether a node's result is there already."""
         self._graph, self._facts, self._is_done = graph, facts, is_done
         self._waits_for: dict[str, set[str]] = {}
+        self._ready: set[str] = set()
+        self._places: dict[str, int] = {}
+        self._added = itertools.count()
         self._needed_by: dict[str, dict[str, None]] = {}
         self._held: set[str] = set()
 
@@ -31,6 +35,8 @@ class Schedule:
             if current in self._waits_for:
                 continue
             self._waits_for[current] = set()
+            self._ready.add(current)
+            self._places[current] = next(self._added)
             self._needed_by.setdefault(current, {})
             for origin in self._eager_origins(current):
                 self._link(origin, current)
@@ -46,6 +52,7 @@ class Schedule:
 
     def _link(self, origin: str, node_id: str) -> None:
         self._waits_for[node_id].add(origin)
+        self._ready.discard(node_id)
         self._needed_by.setdefault(origin, {})[node_id] = None
 
     def wait_for(self, node_id: str, origin: str) -> None:
@@ -84,11 +91,9 @@ class Schedule:
         one of these: as in ComfyUI, results show as soon as they can.
         Raises DependencyCycleError when all that is left waits in a circle.
         """
-        ready = [
-            node_id for node_id, waits in self._waits_for.items() if not waits and node_id not in self._held
-        ]
+        ready = self._ready - self._held
         if ready:
-            return min(ready, key=self._rank)
+            return min(ready, key=lambda node_id: (self._rank(node_id), self._places[node_id]))
         if self._held:
             return None
         raise DependencyCycleError(f"dependency cycle among nodes {', '.join(self._waits_for)}")
@@ -104,9 +109,12 @@ class Schedule:
 
     def finish(self, node_id: str) -> None:
         """Note that a node has run."""
-        del self._waits_for[node_id]
+        del self._waits_for[node_id], self._places[node_id]
+        self._ready.discard(node_id)
         for following in self._needed_by.pop(node_id):
             self._waits_for[following].discard(node_id)
+            if not self._waits_for[following]:
+                self._ready.add(following)
 
     def _is_output(self, node_id: str) -> bool:
         return self._facts.is_output(self._graph.get_node(node_id)["class_type"])
