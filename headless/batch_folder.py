@@ -95,7 +95,12 @@ class BatchFolder:
         replaced = self.unfinished / f"{record.name}.{uuid.uuid4().hex[:8]}.replaced"
         if target.exists():
             target.rename(replaced)
-        written.rename(target)
+        try:
+            written.rename(target)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(target)
+            raise
         _flush_entry(self.path)
         self.note(DONE, name=record.name, key=record.key, seconds=round(record.seconds, 3))
         shutil.rmtree(replaced, ignore_errors=True)
@@ -147,7 +152,7 @@ def read_record(folder: Path) -> RowRecord | None:
             files=tuple(map(str, content["files"])),
             seconds=float(content["seconds"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -196,10 +201,10 @@ class Journal:
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line) if line.strip() else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 logger.warning("%s: line %d is torn and left out", self._path, number)
                 continue
-            if isinstance(entry, dict) and "name" in entry and "state" in entry:
+            if isinstance(entry, dict) and isinstance(entry.get("name"), str) and "state" in entry:
                 entries.append(entry)
         return entries
 

@@ -22,13 +22,13 @@ TABLE_SUFFIXES, LINES_SUFFIXES = (".csv", ".tsv"), (".jsonl", ".ndjson")
 MAXIMUM_LIST_BYTES = 64 * 2**20
 """A longer list is refused before it is read: 64 MiB are hundreds of thousands of rows."""
 
-MAXIMUM_NAME = 100
-"""Characters of a row's name."""
+MAXIMUM_NAME, MAXIMUM_NAME_BYTES = 100, 200
+"""Characters of a row's name, and its bytes in UTF-8: file systems take 255, and unfinished rows have longer names."""
 
 PROBLEMS_SHOWN = 10
 """So many problems of a list are told at once."""
 
-_DEVICE_NAMES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_DEVICE_NAMES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d¹²³]) *(\..*)?", re.IGNORECASE)
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 """What Windows does not allow in the name of a folder."""
 
@@ -117,7 +117,7 @@ def _table_rows(text: str, path: Path) -> _Numbered:
 
 def _table_lines(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield where each row with content begins, and its cells. A quoted cell may go over several lines."""
-    delimiter = _delimiter(text.partition("\n")[0])
+    delimiter = _delimiter(next((line for line in text.splitlines() if line.strip()), ""))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     begins = 1
     try:
@@ -203,7 +203,10 @@ def _named(rows: _Numbered, path: Path) -> list[JobRow]:
             problems.append(f"line {line}: both 'name' and 'id' are given: keep one")
             continue
         name = row[given[0]] if given else f"{number:0{digits}}"
-        name = str(name).strip() if isinstance(name, str) or type(name) is int else ""
+        if not isinstance(name, str) and type(name) is not int:
+            problems.append(f"line {line}: the name {json.dumps(name)[:40]} is no text and no whole number")
+            continue
+        name = str(name).strip()
         problem = problem_with_name(name)
         problems += [f"line {line}: {problem}"] if problem else []
         settings = {column: value for column, value in row.items() if column not in NAME_COLUMNS}
@@ -217,6 +220,11 @@ def problem_with_name(name: str) -> str | None:
     """Return why a name cannot be that of a folder on every system; None when it can."""
     if not name or len(name) > MAXIMUM_NAME:
         return f"the name {name[:40]!r} has {len(name)} characters, expected 1 to {MAXIMUM_NAME}"
+    size = len(name.encode())
+    if size > MAXIMUM_NAME_BYTES:
+        return (
+            f"the name {name[:40]!r}... has {size} bytes, expected at most {MAXIMUM_NAME_BYTES}: shorten it"
+        )
     forbidden = _NOT_IN_NAMES.search(name)
     if forbidden:
         return f"the name {name!r} holds {forbidden[0]!r}, which the name of a folder cannot"

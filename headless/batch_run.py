@@ -29,7 +29,7 @@ FAILED_STARTS = 5
 RESTART_SECONDS = 1.0
 """A worker that ended before it was ready is started again after this, twice as long each time."""
 LONGEST_WAIT = 3600.0
-"""Seconds between two looks at the time when nothing has a limit."""
+"""Seconds between two looks at the time, however far every limit is."""
 
 Listener = Callable[[str, "dict[str, Any]"], None]
 """Told "row_started" {name, number, worker, place, pid, attempt}, "row_finished" {name, number, status, files, seconds,
@@ -190,7 +190,7 @@ class Batch:
         """Take the next message, and all that are there already; go on when a row's time is over."""
         ends = [running.ends for running in self._running.values() if running.ends is not None]
         ends += self._restarts.values()
-        timeout = max(0.0, min(ends) - time.monotonic()) if ends else LONGEST_WAIT
+        timeout = min(LONGEST_WAIT, max(0.0, min(ends) - time.monotonic())) if ends else LONGEST_WAIT
         with contextlib.suppress(queue.Empty):
             self._take(self._inbox.get(timeout=timeout))
             while True:

@@ -28,6 +28,9 @@ LOST = "lost"
 LET_GO_SECONDS = 2.0
 """A worker that has to cancel its work on a server, or to remove files elsewhere, gets so long for it."""
 
+ENDING_SECONDS = 5.0
+"""A worker that says nothing more gets so long to end by itself, so that it is told how it did."""
+
 LAST_WORDS_BYTES, LAST_WORDS_LINES = 4096, 3
 """How much of what a worker wrote before it ended is told."""
 
@@ -144,6 +147,9 @@ class ProcessWorker:
                 self._inbox.put(WorkerMessage(self, answer.pop("type"), answer))
         except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
             logger.warning("worker %d: an answer that is none: %s", self.number, error)
+        else:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(ENDING_SECONDS)
         finally:
             self.end()
             self._inbox.put(WorkerMessage(self, LOST, {"error": self._how_it_ended()}))

@@ -158,8 +158,8 @@ class BatchWorkflow:
         specification = self._definitions.get(class_type, {}).get(target[1])
         if not isinstance(value, str) or specification is None or not is_upload(specification):
             return value
-        path = (self._beside or Path()) / Path(value).expanduser()
-        return str(path.absolute()) if _is_file(path) else value
+        path = _path_beside(self._beside or Path(), value)
+        return str(path.absolute()) if path is not None and _is_file(path) else value
 
     def _job(self, row: JobRow, settings: Mapping[Input, Any]) -> BatchJob:
         job = BatchJob(row, settings)
@@ -211,6 +211,13 @@ class BatchWorkflow:
 
 def _by_name(settings: Mapping[Input, Any]) -> dict[str, Any]:
     return {f"{node_id}.{name}": value for (node_id, name), value in settings.items()}
+
+
+def _path_beside(folder: Path, name: str) -> Path | None:
+    try:
+        return folder / Path(name).expanduser()
+    except RuntimeError:  # of an unknown user
+        return None
 
 
 def _is_file(path: Path) -> bool:

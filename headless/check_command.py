@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .events import one_line
 from .graph import Graph, UnknownNodesError, WorkflowError, copied_graph, links_of, title_of
 from .input_rules import problem_of
 from .local_run import using_files, using_folders
@@ -66,7 +67,7 @@ def check_command(options: argparse.Namespace) -> int:
     """Write what was found to stdout; return 0 for a workflow that could run now, 2 for another."""
     with using_folders(input=options.input_folder):
         found = _check(options)
-    text = _as_json(found) if options.json else "\n".join(_lines(options.file, found))
+    text = _as_json(found) if options.json else "\n".join(map(one_line, _lines(options.file, found)))
     sys.stdout.write(text + "\n")
     return READY if found.is_ready else NOT_READY
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import NoReturn
 from ..runtime.host import StandaloneHost, WorkCancelledError, host
 from .batch_command import add_batch_arguments
 from .calibrate_command import add_calibrate_arguments
+from .events import one_line
 from .live_command import add_live_arguments
 from .run_arguments import add_run_arguments
 from .weights_command import add_weights_actions
@@ -32,6 +34,7 @@ def console() -> NoReturn:
 
     After Ctrl-C nothing is waited for: threads that a node began, and the second that PyTorch takes to end.
     """
+    _prepare_streams()
     code = main()
     if code == EXIT_INTERRUPTED:
         _end_child_processes()
@@ -41,6 +44,16 @@ def console() -> NoReturn:
                 stream.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """Let no letter that a stream cannot write, such as those of a title, and no closed stream end the command."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _end_child_processes() -> None:
@@ -84,7 +97,7 @@ def _exit_code(error: Exception, options: argparse.Namespace) -> int:
 
 
 def _end(line: str, code: int) -> int:
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{one_line(line)}\n")
     return code
 
 

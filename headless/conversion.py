@@ -120,6 +120,7 @@ class _Converter:
     ) -> None:
         self._subgraphs, self._definitions = subgraphs, definitions
         self._scopes = self._all_scopes(_Scope(content))
+        self._sources: dict[tuple[str, str, str], _Source] = {}
 
     def _all_scopes(self, root: _Scope) -> dict[str, _Scope]:
         """Return {prefix: scope} of the graph and every subgraph in it that is not off."""
@@ -174,21 +175,26 @@ class _Converter:
             elif isinstance(source, _Constant):
                 inputs[socket.name] = wrapped_value(source.value)
             elif source is not None:
-                inputs[socket.name] = source
+                inputs[socket.name] = list(source)
         return {"class_type": node.type, "inputs": inputs, "_meta": {"title": node.title or node.type}}
 
     def _source(self, scope: _Scope, link_id: str, wanted: Any) -> _Source:
         """Return what a link brings in the end. wanted: the type of the input it leads to."""
         place: _Source | _Next = _Next(scope, link_id)
-        followed = set()
+        followed: dict[tuple[str, str, str], None] = {}
         while isinstance(place, _Next):
             if place.link is None:
-                return None
-            step = place.scope.prefix, place.link
+                place = None
+                break
+            step = place.scope.prefix, place.link, str(wanted)
             if step in followed:
                 raise WorkflowError(f"link {place.link} goes in a circle through reroutes or bypassed nodes")
-            followed.add(step)
+            if step in self._sources:
+                place = self._sources[step]
+                break
+            followed[step] = None
             place = self._step(place.scope, place.link, wanted)
+        self._sources.update(dict.fromkeys(followed, place))  # many inputs may share a long way
         return place
 
     def _step(self, scope: _Scope, link_id: str, wanted: Any) -> _Source | _Next:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ..core_models.whole_file import renamed_when_whole
+from .graph import Graph
 from .preparation import prepared_workflow
 from .workflow_files import read_workflow_file
 
@@ -28,10 +29,14 @@ def convert_command(options: argparse.Namespace) -> int:
     when the file cannot be written.
     """
     graph = prepared_workflow(read_workflow_file(options.file)).graph
-    text = json.dumps(graph, indent=2, ensure_ascii=False) + "\n"
     if options.out is None:
-        sys.stdout.write(text)
+        is_unicode = str(sys.stdout.encoding).lower().startswith("utf")
+        sys.stdout.write(_as_json(graph, ascii_only=not is_unicode))
         return 0
     with renamed_when_whole(options.out.expanduser().absolute()) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(_as_json(graph, ascii_only=False), encoding="utf-8")
     return 0
+
+
+def _as_json(graph: Graph, ascii_only: bool) -> str:
+    return json.dumps(graph, indent=2, ensure_ascii=ascii_only) + "\n"

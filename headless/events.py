@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
@@ -17,6 +18,10 @@ EventListener = Callable[[str, dict[str, Any]], None]
 display_node, output}, execution_success, execution_error {...}, execution_interrupted {...}; all with prompt_id."""
 
 
+NOT_SHOWN = ("Cc", "Zl", "Zp")
+"""Unicode's categories of control characters and line ends."""
+
+
 def listeners(*several: EventListener) -> EventListener:
     """Return one listener that tells each of several, in order."""
 
@@ -25,6 +30,14 @@ def listeners(*several: EventListener) -> EventListener:
             listener(event, data)
 
     return tell
+
+
+def one_line(text: str) -> str:
+    """Return a text for the terminal: what would end the line or command the terminal becomes a space.
+
+    Titles and messages come from files that others made.
+    """
+    return "".join(" " if unicodedata.category(letter) in NOT_SHOWN else letter for letter in text)
 
 
 class EventDisplay:
@@ -50,23 +63,21 @@ class EventDisplay:
         node_id = data.get("display_node") or data.get("node")
         if node_id is None:
             self._close_bars()
-        if node_id is None or node_id in self._started:
+        if node_id is None or str(node_id) in self._started:
             return
         self._started.add(str(node_id))
         total = max(len(self._graph), len(self._started))
         self._write(f"[{len(self._started)}/{total}] {self._title(node_id)}")
 
     def _show_progress(self, data: Mapping[str, Any]) -> None:
-        node_id, done, total = data.get("node"), data.get("value"), data.get("max")
-        if not isinstance(done, int | float) or not isinstance(total, int | float):
+        node_id, done, total = str(data.get("node")), data.get("value"), data.get("max")
+        if not _is_finite(done) or not _is_finite(total):
             return
         if node_id not in self._bars:
-            self._bars[str(node_id)] = TerminalProgress(
-                self._title(node_id), int(total), _never, self._stream
-            )
-        self._bars[str(node_id)].update(int(done), int(total))
+            self._bars[node_id] = TerminalProgress(self._title(node_id), int(total), _never, self._stream)
+        self._bars[node_id].update(int(done), int(total))
         if done >= total:
-            del self._bars[str(node_id)]
+            del self._bars[node_id]
 
     def _close_bars(self) -> None:
         """Leave the bars of work that ended before its last step."""
@@ -80,10 +91,15 @@ class EventDisplay:
             self._write(f"blocked: node {node_id} ({self._title(node_id)}): {reason}")
 
     def _title(self, node_id: Any) -> str:
-        return title_of(self._graph, node_id) if node_id in self._graph else str(node_id)
+        node_id = str(node_id)
+        return one_line(title_of(self._graph, node_id) if node_id in self._graph else node_id)
 
     def _write(self, line: str) -> None:
-        (self._stream or sys.stderr).write(f"{line}\n")
+        (self._stream or sys.stderr).write(f"{one_line(line)}\n")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _never() -> None:

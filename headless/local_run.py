@@ -105,7 +105,7 @@ def _saved_in(folder: Path, ui: Mapping[str, list[Any]]) -> list[Path]:
     for references in ui.values():
         for reference in references:
             if isinstance(reference, dict) and reference.get("type") == "output":
-                found.append(folder / reference["subfolder"] / reference["filename"])
+                found.append(folder / reference.get("subfolder", "") / reference["filename"])
     return found
 
 

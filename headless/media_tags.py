@@ -21,6 +21,10 @@ MPEG_SYNC, MPEG_SYNC_MASK = 0xFFE0, 0xFFE0
 """Eleven bits that begin a frame of MP3."""
 
 
+MOST_TEXTS = 4
+"""All texts of a file together may be this many times as long as one: both forms of a workflow, and what else."""
+
+
 class MediaTagError(ValueError):
     """A picture, video or sound that is broken, or whose texts are too long to be a workflow."""
 
@@ -53,7 +57,8 @@ def media_tags(path: Path, kind: str, longest: int) -> dict[str, str]:
     """Return the texts of a file by their names in small letters, the first of each name.
 
     kind: as of `media_kind`. longest: bytes or characters that one text may have.
-    Raises MediaTagError for a file that cannot be read as that kind, and for a text that is longer.
+    Raises MediaTagError for a file that cannot be read as that kind, for a text that is longer, and for more than
+    MOST_TEXTS times as much of all texts together, as compressed ones can have in a small file.
     """
     if kind == "png":
         with path.open("rb") as file:
@@ -66,8 +71,12 @@ def media_tags(path: Path, kind: str, longest: int) -> dict[str, str]:
 
 def _by_name(texts: Iterator[tuple[str, str]], longest: int) -> dict[str, str]:
     found: dict[str, str] = {}
+    total = 0
     for name, text in texts:
         _expect_length(len(text), name, longest)
+        total += len(text)
+        if total > MOST_TEXTS * longest:
+            raise MediaTagError(f"its texts have more than {MOST_TEXTS * longest} characters in all")
         found.setdefault(name.lower(), text)
     return found
 

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from .server_errors import ServerAddressError
@@ -46,9 +47,18 @@ class ServerAddress:
             text = text.replace(secret, HIDDEN)
         return text
 
+    def hidden_in(self, content: Any) -> Any:
+        """Return what JSON may hold with every credential in its texts struck out; keys stay."""
+        if isinstance(content, str):
+            return self.hidden(content)
+        if isinstance(content, Mapping):
+            return {key: self.hidden_in(value) for key, value in content.items()}
+        return [self.hidden_in(value) for value in content] if isinstance(content, list) else content
+
     def _secrets(self) -> list[str]:
         """Return the texts that must not be shown, the longest first."""
-        found = [unquote(value) for value in re.findall(r"=([^&]*)", self.query)] + [self.query]
+        values = re.findall(r"=([^&]*)", self.query)
+        found = [*values, *map(unquote, values), self.query]
         for value in self.headers.values():
             found += [value, *value.split()[1:], *_basic_credentials(value)]
         found += [json.dumps(text)[1:-1] for text in found]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 from urllib.request import Request
 
 from .graph import Graph
@@ -60,6 +61,10 @@ class ComfyUIServer:
         """Return a text with the credentials in it struck out."""
         return self._access.address.hidden(text)
 
+    def hidden_in(self, content: Any) -> Any:
+        """Return what JSON may hold with the credentials in its texts struck out."""
+        return self._access.address.hidden_in(content)
+
     def with_timeout(self, timeout: float) -> ComfyUIServer:
         """Return the same server, asked with another patience."""
         other = object.__new__(ComfyUIServer)
@@ -68,7 +73,7 @@ class ComfyUIServer:
 
     def object_info(self, class_name: str | None = None) -> dict[str, Any]:
         """Return the node classes of the server, or only one: {class name: description}."""
-        path = "/object_info" if class_name is None else f"/object_info/{class_name}"
+        path = "/object_info" if class_name is None else f"/object_info/{quote(class_name, safe='')}"
         classes = {name: info for name, info in self._get(path).items() if isinstance(info, dict)}
         if not classes and class_name is None:
             raise self._unexpected(path)
@@ -92,15 +97,15 @@ class ComfyUIServer:
             raise self._unexpected("/prompt")
         if not isinstance(answer.get("prompt_id"), str) or not answer["prompt_id"]:
             raise self._unexpected("/prompt")
-        return answer
+        return {**answer, "node_errors": self.hidden_in(errors)}
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:
         """Return what is kept of a run that has ended, {"outputs", "status", ...}; None while it has not."""
-        path = f"/history/{prompt_id}"
+        path = f"/history/{quote(prompt_id, safe='')}"
         entry = self._get(path).get(prompt_id)
         if entry is not None and not (isinstance(entry, dict) and isinstance(entry.get("outputs", {}), dict)):
             raise self._unexpected(path)
-        return entry
+        return None if entry is None else {**entry, "status": self.hidden_in(entry.get("status"))}
 
     def queue(self) -> ServerQueue:
         """Return which runs the server is at and which wait."""

@@ -95,7 +95,10 @@ class EventStream:
         if message is None:
             return None
         self._attempts = 0
-        return event_of(*message)
+        event = event_of(*message)
+        if event is None or event[0] != "execution_error":
+            return event
+        return event[0], self._server.hidden_in(event[1])
 
     def _open(self) -> None:
         try:

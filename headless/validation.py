@@ -263,6 +263,7 @@ class _NodeCheck:
         for specification in self._specifications.values():
             if specification.category != "hidden":
                 yield from self._check_input(specification)
+        yield from self._check_undeclared_links()
         for name, answer in self._validate.answers(self._inputs, self._specifications, self._received_types):
             reason = "" if answer is False else f" - {answer}"
             problem = problem_of(
@@ -287,6 +288,21 @@ class _NodeCheck:
             yield from self._check_link(specification, self._inputs[name])
         else:
             self._check_constant(specification)
+            value = self._inputs[name]
+            if is_link(value) and specification.type not in list(
+                CONVERSIONS
+            ):  # wrapped, but taken for a link
+                yield from self._check_link(specification, value)
+
+    def _check_undeclared_links(self) -> Generator[str, bool, None]:
+        """Check where links lead at inputs that the class does not declare: a run follows these all the same."""
+        for name, value in self._inputs.items():
+            specification = self._specifications.get(name)
+            if is_link(value) and (specification is None or specification.category == "hidden"):
+                self._received_type(*value)
+                anything = InputSpecification(name, "*", {}, "optional")
+                if not (yield from self._validator.checked_origin(self._id, value[0], anything)):
+                    self._valid = False
 
     def _check_link(self, specification: InputSpecification, link: list[Any]) -> Generator[str, bool, None]:
         name = specification.name
@@ -340,7 +356,10 @@ class _NodeCheck:
                     )
                 )
                 return
+        problem = None
         if not self._validate.takes(name):
             problem = range_problem(specification, value) or choice_problem(specification, value)
-            if problem is not None:
-                self._fail(problem)
+        elif not isinstance(value, str):  # a class's own check of a choice is of further names
+            problem = choice_problem(specification, value)
+        if problem is not None:
+            self._fail(problem)

@@ -49,6 +49,9 @@ def read_workflow_file(path: str | Path) -> WorkflowFile:
     try:
         if path.is_dir():
             raise WorkflowFileError(f"{path} is a folder: name a workflow file in it")
+        if path.is_fifo():  # as a shell gives for <(command)
+            with path.open("rb") as pipe:
+                return workflow_from_stream(pipe, path)
         if not path.is_file():
             raise WorkflowFileError(f"there is no workflow file {path}")
         with path.open("rb") as file:

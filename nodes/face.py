@@ -153,6 +153,12 @@ class MakePortrait:
 
         return text_validity(landmarks)
 
+    @classmethod
+    def IS_CHANGED(cls, landmarks: str | None = "", **_: Any) -> str:
+        from ..runtime.input_files import file_fingerprint, input_path
+
+        return file_fingerprint(input_path(landmarks.strip())) if landmarks and landmarks.strip() else ""
+
     def make(
         self,
         image: Any,

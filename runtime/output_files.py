@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,9 @@ from typing import Any
 from .host import host
 
 DEFAULT_NAME = "TalkingPortrait"
+
+CONTROL_CHARACTER = "Cc"
+"""Unicode's category of line ends, escape and their like."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,24 @@ def next_output_file(
     kind: "output", or "temp" for the host's temporary folder.
     prefix: may name folders below the output folder. As in ComfyUI, %width% and %height% in it stand for
     `size`, in pixels, and %year%, %month%, %day%, %hour%, %minute%, %second% for the time.
-    Raises ValueError for a prefix that leads out of the output folder, OSError when the folder cannot be
-    made.
+    Raises ValueError for a prefix that leads out of the output folder, names that folder itself or has control
+    characters, which would break the list of saved files; OSError when the folder cannot be made.
     """
     folder = Path(host().temp_folder if kind == "temp" else host().output_folder).resolve()
     if prefix.endswith(("/", "\\")) or not prefix.strip():
         prefix += DEFAULT_NAME
+    if any(unicodedata.category(letter) == CONTROL_CHARACTER for letter in prefix):
+        raise ValueError(f"filename_prefix {prefix!r} has control characters: leave them out")
     try:
         target = (folder / _filled_in(prefix, size)).resolve()
     except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(f"filename_prefix {prefix!r} cannot name a file ({error})") from error
     if not target.is_relative_to(folder):
         raise ValueError(f"filename_prefix {prefix!r} leads out of the output folder {folder}")
+    if target == folder:
+        raise ValueError(
+            f"filename_prefix {prefix!r} names the output folder {folder} itself, not a file in it"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     used = [_counter(path.name, target.name) for path in target.parent.iterdir()]
     return OutputFile(target.with_name(f"{target.name}_{max(used, default=0) + 1:05}_{suffix}"), folder, kind)

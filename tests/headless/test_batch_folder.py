@@ -84,14 +84,30 @@ def test_a_torn_line_is_left_out_and_not_written_to(tmp_path):
     assert [entry["name"] for entry in journal.entries()] == ["one", "two"]
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"[]\n3\n", b"\xff\xfe\n", b'{"state": 1}\n'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n\n",
+        b"[]\n3\n",
+        b"\xff\xfe\n",
+        b'{"state": 1}\n',
+        b'{"name": [1], "state": "done"}\n',
+        b"[" * 99_999,
+    ],
+)
 def test_a_strange_journal_holds_nothing(tmp_path, content):
     (tmp_path / "journal.jsonl").write_bytes(content)
     assert Journal(tmp_path / "journal.jsonl").entries() == []
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"name": "a", "key": "k", "settings": 3, "files": [], "seconds": 1}']
+    "content",
+    [
+        *("", "[]", "{}", "[" * 99_999),
+        '{"name": "a", "key": "k", "settings": 3, "files": [], "seconds": 1}',
+        '{"name": "a", "key": "k", "settings": {}, "files": [], "seconds": 1' + "0" * 400 + "}",
+    ],
 )
 def test_a_strange_record_is_none(tmp_path, content):
     (tmp_path / RECORD_FILE).write_text(content)
@@ -163,6 +179,23 @@ def test_power_that_fails_while_a_row_is_put_in_place(tmp_path, monkeypatch, ste
         assert folder.finished("anna", "k2") is None
         assert (folder.finished("anna", "k1") is not None) == (step == "replace")
         folder.require_free_name("anna")
+
+
+def test_a_row_that_cannot_be_put_in_place_leaves_the_earlier_result(folder, monkeypatch):
+    target = write_row(folder)
+    written = folder.begin("anna", "k2")
+    rename = os.rename
+
+    def failing(self, to):
+        if self == written:
+            raise PermissionError("somebody reads it")
+        rename(self, to)
+
+    monkeypatch.setattr("pathlib.Path.rename", failing)
+    with pytest.raises(PermissionError):
+        folder.finish(written, record(key="k2"))
+    assert folder.finished("anna", "k1") == record()
+    assert (target / "a.txt").read_text() == "whole"
 
 
 def test_the_record_is_readable(folder):

@@ -46,7 +46,7 @@ def test_a_row_may_name_its_folder(read, column):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_spreadsheets_write_marks_and_line_ends_of_their_own(read, encoding, end):
     rows = read(f"name,text{end}Čyril,žluť{end}".encode(encoding))
     assert (rows[0].name, dict(rows[0].settings)) == ("Čyril", {"text": "žluť"})
@@ -55,6 +55,11 @@ def test_spreadsheets_write_marks_and_line_ends_of_their_own(read, encoding, end
 @pytest.mark.parametrize("mark", [";", "\t"])
 def test_other_marks_between_columns(read, mark):
     assert dict(read(f"image{mark}seed\na,b.jpg{mark}1\n")[0].settings) == {"image": "a,b.jpg", "seed": "1"}
+
+
+@pytest.mark.parametrize("text", ["\n\nimage;seed\na,b.jpg;1\n", "image;seed\ra,b.jpg;1\r"])
+def test_the_first_line_with_content_tells_the_mark(read, text):
+    assert dict(read(text)[0].settings) == {"image": "a,b.jpg", "seed": "1"}
 
 
 def test_quoted_cells_hold_newlines_commas_and_quotes_and_lines_are_counted(read):
@@ -103,7 +108,10 @@ def test_bad_table(read, content, message):
         ('{"text": "\\ud800"}\n', "line 1 is not JSON"),
         ('{"seed": 1' + "0" * 5000 + "}\n", "line 1 is not JSON"),
         ("[" * 100_000 + "\n", "line 1 is not JSON"),
-        ('{"name": null, "seed": 1}\n', "0 characters"),
+        ('{"name": "", "seed": 1}\n', "0 characters"),
+        ('{"name": null, "seed": 1}\n', "the name null is no text and no whole number"),
+        ('{"name": 1.5, "seed": 1}\n', "the name 1.5 is no text"),
+        ('{"name": true, "seed": 1}\n', "the name true is no text"),
         ("\n\n", "holds no rows"),
     ],
 )
@@ -136,13 +144,17 @@ def test_list_that_is_too_long(read, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".hidden", "a/b", "a\\b", "..", "con", "NUL.txt", "a:b", "dot.", "x" * 101, "a\n"]
+    "name",
+    [
+        *("", ".hidden", "a/b", "a\\b", "..", "con", "NUL.txt", "a:b", "dot.", "x" * 101, "a\n"),
+        *("COM¹", "aux .txt", "CONIN$", "話" * 67),
+    ],
 )
 def test_names_that_are_no_folders_somewhere(name):
     assert problem_with_name(name)
 
 
-@pytest.mark.parametrize("name", ["anna", "Čyril 4", "a.b", "0001", "connie", "x" * 100])
+@pytest.mark.parametrize("name", ["anna", "Čyril 4", "a.b", "0001", "connie", "com", "x" * 100, "話" * 66])
 def test_names_that_are(name):
     assert problem_with_name(name) is None
 

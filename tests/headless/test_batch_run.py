@@ -193,6 +193,10 @@ def test_a_row_over_its_time_is_stopped_and_its_worker_kept(run):
     assert len(outcome.workers) == 1
 
 
+def test_a_time_limit_longer_than_clocks_count(run):
+    assert run([job(1)], time_limit=1e300).statuses == {1: "done"}
+
+
 def test_a_row_that_does_not_stop_ends_its_worker_and_is_not_begun_again(run):
     outcome = run([job(1), job(2)], {"row1": ["hang"], "deaf": []}, time_limit=0.05)
     assert outcome.statuses == {1: "too long", 2: "done"}

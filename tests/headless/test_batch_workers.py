@@ -83,6 +83,17 @@ def test_how_a_worker_ended_and_what_it_wrote_last(messages):
     assert lost.data["error"] == expected
 
 
+def test_a_worker_that_falls_silent_first_may_say_why_it_ends(messages):
+    script = "import os, sys, time; os.close(1); time.sleep(0.2); sys.stderr.write('no server'); os._exit(3)"
+    assert messages(script)[-1].data["error"] == "the worker ended with exit code 3; it last wrote: no server"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_worker_that_falls_silent_and_stays_is_ended(messages, monkeypatch):
+    monkeypatch.setattr("talking_portrait.headless.batch_workers.ENDING_SECONDS", 0.1)
+    assert "SIGKILL" in messages("import os, time; os.close(1); time.sleep(60)")[-1].data["error"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_signal_is_named(messages):
     lost = messages("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")[-1]

@@ -135,6 +135,8 @@ def test_files_beside_the_list_are_found_and_may_be_read(workflow, folder):
     ("settings", "typed", "message"),
     [
         ({"image": "nobody.png"}, False, "nobody.png"),
+        ({"image": "~nobody of this name/face.png"}, False, "nobody of this name"),
+        ({"image": "a\0b.png"}, True, "image"),
         ({"scale_by": "much"}, False, "scale_by"),
         ({"scale_by": 1000.0}, True, "scale_by"),
         ({"scale_by": [1, 2, 3]}, True, "scale_by"),

@@ -116,3 +116,15 @@ def test_a_file_that_is_not_there_is_a_node_error(no_weights, capsys):
     assert code == 2
     (report,) = found["node_errors"].values()
     assert "there is no file 'none.wav'" in report["errors"][0]["details"]
+
+
+def test_a_link_to_nowhere_at_an_input_that_no_class_declares_is_told(tmp_path, capsys):
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "x.png", "left_over": ["gone", 0]}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    (tmp_path / "w.json").write_text(json.dumps(graph))
+    (tmp_path / "x.png").touch()
+    code, found = check(capsys, tmp_path / "w.json", "--input-folder", tmp_path)
+    assert code == 2
+    assert "'gone', which is not there" in json.dumps(found["node_errors"])

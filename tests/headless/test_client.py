@@ -322,6 +322,8 @@ def test_list_of_nodes(client, comfyui):
     assert set(client.object_info()) == {"LoadImage", "SaveImage"}
     comfyui.answers["/object_info/LoadImage"] = (200, {"LoadImage": {}})
     assert set(client.object_info("LoadImage")) == {"LoadImage"}
+    comfyui.answers["/object_info/KSampler%20%28A%2FB%29%3F"] = (200, {"KSampler (A/B)?": {}})
+    assert set(client.object_info("KSampler (A/B)?")) == {"KSampler (A/B)?"}
 
 
 def test_the_package_offers_both_clients_without_loading_anything_heavy():

@@ -14,6 +14,7 @@ from talking_portrait.headless.client import (
     Client,
     Pace,
     ServerAddressError,
+    ServerRunError,
     ServerUnreachableError,
 )
 from talking_portrait.headless.command_line import main
@@ -113,6 +114,36 @@ def html(handler):
 
 def lose(handler):
     handler.close_connection = True
+
+
+FAILURE = {
+    "node_id": "1",
+    "node_type": "LoadImage",
+    "exception_message": f"no {TOKEN}",
+    "exception_type": "ValueError",
+    "traceback": [f"at {BASIC}"],
+    "current_inputs": {"image": [TOKEN]},
+}
+
+
+@pytest.mark.parametrize("websockets", [[None], [[{"type": "execution_error", "data": FAILURE}]]])
+def test_a_node_that_tells_them_is_not_quoted(comfyui, tmp_path, websockets):
+    messages = [["execution_error", FAILURE]]
+    comfyui.history = {"outputs": {}, "status": {"status_str": "error", "messages": messages}}
+    comfyui.websockets, told = websockets, []
+    client = Client(secret_url(comfyui), pace=FAST)
+    with pytest.raises(ServerRunError, match=r"no \*\*\*") as failed:
+        client.run(GRAPH, output_folder=tmp_path, listener=lambda name, data: told.append((name, data)))
+    assert told[-2][0] == "execution_error"
+    expect_no_secrets(f"{failed.value} {failed.value.data} {told}")
+
+
+def test_a_part_that_is_refused_is_told_without_them(comfyui, tmp_path):
+    errors = {"1": {"class_type": "LoadImage", "errors": [{"message": "bad", "details": TOKEN}]}}
+    comfyui.prompt_answer = (200, {"prompt_id": "p", "node_errors": errors})
+    with pytest.raises(WorkflowError, match="bad") as refused:
+        Client(secret_url(comfyui), pace=FAST).run(GRAPH, output_folder=tmp_path)
+    expect_no_secrets(f"{refused.value} {refused.value.node_errors}")
 
 
 def redirect(handler):

@@ -49,6 +49,30 @@ def test_a_wait_ends_although_bytes_trickle_in(connection):
     assert websocket.receive(0.0) is None
 
 
+class Flood:
+    """A connection that always has one more frame that is no whole message."""
+
+    def __init__(self, frame):
+        self.frame = frame
+
+    def settimeout(self, seconds):
+        pass
+
+    def recv(self, size):
+        return self.frame
+
+    def sendall(self, content):
+        pass
+
+
+def test_a_wait_ends_although_pings_never_do():
+    assert WebSocket(Flood(bytes([0x89, 0]))).receive(0.02) is None
+
+
+def test_a_wait_ends_although_empty_pieces_never_do():
+    assert WebSocket(Flood(bytes([0, 0])), bytes([1, 0])).receive(0.02) is None
+
+
 def test_notices_the_end(connection):
     websocket, there = connection
     there.close()

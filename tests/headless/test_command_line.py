@@ -292,3 +292,28 @@ def test_checkout_runs_without_being_installed(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert "TP_WarpingRenderer" in result.stdout
+
+
+def run_in_shell(command, folder, **environment):
+    """Run what stands for the command in a shell line; a path to Python replaces `talking-portrait`."""
+    line = command.replace("talking-portrait", f'"{sys.executable}" -m talking_portrait')
+    variables = {**os.environ, **environment}
+    return subprocess.run(["sh", "-c", line], cwd=folder, env=variables, capture_output=True, check=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_streams_that_cannot_take_every_letter_or_anything_end_no_run(graph_file, tmp_path):
+    graph = json.loads(graph_file.read_text())
+    graph["1"] = {"class_type": "LoadImage", "inputs": {"image": "face.png"}, "_meta": {"title": "é日😀"}}
+    graph["2"]["inputs"]["filename_prefix"] = "日本"
+    graph_file.write_text(json.dumps(graph))
+    (tmp_path / "input").mkdir()
+    (tmp_path / "face.png").rename(tmp_path / "input" / "face.png")
+    run = "talking-portrait run graph.json"
+    narrow = run_in_shell(run, tmp_path, PYTHONIOENCODING="ascii")
+    assert narrow.returncode == 0
+    assert narrow.stdout.endswith(b"\\u65e5\\u672c_00001_.png\n")
+    assert run_in_shell(f"{run} >&- 2>&-", tmp_path).returncode == 0
+    assert (tmp_path / "output" / "日本_00002_.png").is_file()
+    converted = run_in_shell("talking-portrait convert graph.json", tmp_path, PYTHONIOENCODING="latin-1")
+    assert json.loads(converted.stdout)["1"]["_meta"]["title"] == "é日😀"

@@ -165,6 +165,21 @@ def test_a_chain_of_thousands_of_reroutes_ends():
     assert converted[str(count)]["inputs"]["images"] == ["0", 0]
 
 
+def test_many_inputs_at_the_end_of_a_long_chain_of_reroutes_take_no_longer_than_the_chain(monkeypatch):
+    from talking_portrait.headless.conversion import _Converter
+
+    steps, step = [], _Converter._step
+    monkeypatch.setattr(_Converter, "_step", lambda *given: steps.append(1) or step(*given))
+    reroutes = [{"id": i, "type": "Reroute", "inputs": [{"name": "", "link": i}]} for i in range(1, 100)]
+    sockets = [{"name": f"value{i}", "link": 100} for i in range(50)]
+    workflow = {
+        "nodes": [{"id": 0, "type": "A"}, *reroutes, {"id": 100, "type": "A", "inputs": sockets}],
+        "links": [[i, i - 1, 0, i, 0, "*"] for i in range(1, 101)],
+    }
+    assert convert_to_api(workflow, {"A": {}})["100"]["inputs"] == {f"value{i}": ["0", 0] for i in range(50)}
+    assert len(steps) == 100
+
+
 def nested_subgraphs(*inside):
     """A workflow with one subgraph "a", whose definition holds nodes of the given types."""
     nodes = [{"id": i, "type": kind} for i, kind in enumerate(inside)]

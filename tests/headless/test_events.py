@@ -217,6 +217,8 @@ class TestDisplay:
             ("executing", {"node": None}),
             ("progress", {"node": "4", "value": "a", "max": None}),
             ("progress", {}),
+            ("progress", {"node": "4", "value": 1, "max": float("inf")}),
+            ("progress", {"node": "4", "value": float("nan"), "max": 3}),
             ("execution_error", {"node_id": "1", "exception_type": "ValueError"}),
             ("executing", None),
         ],
@@ -225,6 +227,16 @@ class TestDisplay:
         shown = io.StringIO()
         EventDisplay(GRAPH, shown)(event, data)
         assert shown.getvalue() == ""
+
+
+def test_titles_and_ids_of_any_kind_are_one_line_without_commands_to_the_terminal():
+    shown = io.StringIO()
+    title = "Sieh\x1b]52;c;ZXZpbA==\x07\nerror: faked\u2028日本"
+    display = EventDisplay({"1": {**GRAPH["1"], "_meta": {"title": title}}}, shown)
+    display("executing", {"node": "1"})
+    display("executing", {"node": ["1"]})
+    display("progress", {"node": ["1"], "value": 1, "max": 3})
+    assert shown.getvalue() == "[1/1] Sieh ]52;c;ZXZpbA==  error: faked 日本\n[2/2] ['1']\n"
 
 
 def test_lines_of_json():

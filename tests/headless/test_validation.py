@@ -40,6 +40,43 @@ def test_wrapped_lists_are_unwrapped(text, tiny_classes):
     assert graph["1"]["inputs"]["text"] == "['a', 'b']"
 
 
+def test_a_link_wrapped_as_a_value_is_checked_as_the_link_that_it_becomes(node, tiny_classes):
+    wrapped = {"1": node("Show", value={"__value__": ["gone", 0]})}
+    validation = validate_graph(wrapped, tiny_classes)
+    assert "'gone', which is not there" in str(GraphValidationError(validation, wrapped))
+
+
+@pytest.mark.parametrize(("link", "reason"), [(["gone", 0], "not there"), (["1", 7], "output 7")])
+def test_links_at_inputs_that_are_not_declared_have_to_lead_somewhere(text, tiny_classes, link, reason):
+    graph = text()
+    graph["2"]["inputs"]["left_over"] = link
+    assert reason in str(GraphValidationError(validate_graph(graph, tiny_classes), graph))
+
+
+def test_a_circle_through_an_input_that_is_not_declared(text, tiny_classes):
+    graph = text(left_over=["1", 0])
+    assert [kind for kind, _ in problems_of(graph, tiny_classes)["1"]] == ["dependency_cycle"]
+
+
+@pytest.mark.parametrize("value", [None, 5, {"__value__": ["a.png"]}])
+def test_a_choice_that_is_no_text_is_refused_though_its_class_takes_further_names(node, value):
+    class Picture:
+        RETURN_TYPES = ()
+        OUTPUT_NODE = True
+
+        @classmethod
+        def INPUT_TYPES(cls):
+            return {"required": {"image": (["a.png"],)}}
+
+        @classmethod
+        def VALIDATE_INPUTS(cls, image):
+            return True
+
+    problems = problems_of({"1": node("Picture", image=value)}, {"Picture": Picture})
+    assert [kind for kind, _ in problems["1"]] == ["value_not_in_list"]
+    assert not problems_of({"1": node("Picture", image="folder/b.png")}, {"Picture": Picture})
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "details"),
     [

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import subprocess
+import threading
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from talking_portrait.headless import workflow_files
 from talking_portrait.headless.graph import WorkflowError
+from talking_portrait.headless.media_tags import MediaTagError, media_tags
 from talking_portrait.headless.workflow_files import (
     LARGEST_WORKFLOW,
     WorkflowFileError,
@@ -107,6 +110,15 @@ class TestJson:
             read_workflow_file("a\0b.json")
         with pytest.raises(WorkflowFileError, match="no workflow file"):
             read_workflow_file("/dev/zero")
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+    def test_a_pipe_that_a_shell_names(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        text = json.dumps(GRAPH).encode()
+        writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[text])
+        writer.start()
+        assert read_workflow_file(tmp_path / "pipe").api == GRAPH
+        writer.join()
 
 
 def save_png(path, tags, compressed=False):
@@ -255,3 +267,10 @@ class TestCarriedWorkflows:
             ["ffmpeg", "-v", "error", "-i", str(tmp_path / "a.mp4"), "-c", "copy", str(target)], check=True
         )
         assert read_workflow_file(target).api == GRAPH
+
+
+def test_many_compressed_texts_do_not_fill_the_memory(tmp_path):
+    save_png(tmp_path / "x.png", {f"k{i}": " " * 1000 for i in range(5)}, compressed=True)
+    assert len(media_tags(tmp_path / "x.png", "png", 2000)) == 5
+    with pytest.raises(MediaTagError, match="more than 4000 characters in all"):
+        media_tags(tmp_path / "x.png", "png", 1000)

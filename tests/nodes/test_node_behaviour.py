@@ -99,6 +99,16 @@ def test_fingerprint_changes_with_the_file(nodes, host_folders):
     assert nodes["TP_LoadSpeech"].IS_CHANGED("speech.wav") != after
 
 
+def test_a_portrait_is_made_anew_when_its_landmarks_file_changes(nodes, host_folders):
+    path = host_folders / "input" / "face.json"
+    path.write_text("one")
+    portrait = nodes["TP_Portrait"]
+    before = portrait.IS_CHANGED(landmarks=" face.json ", face_index=-1)
+    path.write_text("other")
+    assert portrait.IS_CHANGED(landmarks="face.json", face_index=-1) != before
+    assert portrait.IS_CHANGED(landmarks=None) == portrait.IS_CHANGED() == ""
+
+
 def test_not_a_picture_is_said(nodes, host_folders):
     (host_folders / "input" / "notes.png").write_text("hello")
     with pytest.raises(ValueError, match="is not a picture"):

@@ -43,6 +43,19 @@ def test_a_prefix_may_not_leave_the_output_folder(folders, prefix):
     assert not (folders / "escape_00001_.mp4").exists()
 
 
+@pytest.mark.parametrize("prefix", [".", "clips/..", "../output"])
+def test_a_prefix_that_names_the_output_folder_itself_saves_nothing_beside_it(folders, prefix):
+    with pytest.raises(ValueError, match="names the output folder"):
+        next_output_file(prefix, ".mp4")
+    assert not (folders / "output_00001_.mp4").exists()
+
+
+@pytest.mark.parametrize("prefix", ["me\n/etc/passwd", "me\x1b[2J", "clips\r/me"])
+def test_a_prefix_may_not_break_the_list_of_saved_files(folders, prefix):
+    with pytest.raises(ValueError, match="control characters"):
+        next_output_file(prefix, ".mp4")
+
+
 def test_an_unwritable_output_folder_is_an_error(folders):
     (folders / "output").write_text("a file where the folder should be")
     with pytest.raises(OSError, match="output"):
