@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ..runtime.host import FOLDER_KIND, TEMP_VARIABLE
@@ -46,6 +47,8 @@ def run_command(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, lines: JsonEventLines | None) -> RunResult:
     file = _workflow(arguments.file)
     inputs = read_inputs_file(arguments.inputs) if arguments.inputs else None
+    if arguments.out and Path(arguments.out).exists() and not Path(arguments.out).is_dir():
+        raise WorkflowError(f"--out {arguments.out} is a file: name a folder for the results")
     if arguments.server:
         return _run_on_server(arguments, file, inputs, lines)
     with using_folders(input=arguments.input_folder, output=arguments.out), _folder_of_previews():

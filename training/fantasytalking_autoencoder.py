@@ -71,7 +71,7 @@ class WanAutoencoderTrainingParameters(AutoencoderTrainingParameters):
     learning_rate: float = 1.2e-3
     warmup: int = 100
     region_weight: float = 4.0
-    lips_weight: float = 1.0
+    lips_weight: float = 0.0
     precision: str = "bfloat16"
 
     def __post_init__(self) -> None:

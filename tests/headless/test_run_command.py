@@ -105,6 +105,11 @@ def test_bad_files_are_told_too(folder, content, capsys):
     assert captured.err.startswith("error: ")
 
 
+def test_a_file_in_the_place_of_the_folder_for_results(folder, capsys):
+    assert main(["run", "graph.json", "--out", "graph.json"]) == 2
+    assert "--out graph.json is a file: name a folder" in capsys.readouterr().err
+
+
 def test_failing_node(folder, capsys):
     (folder / "input" / "face.png").write_bytes(b"no picture")
     assert main(["run", "graph.json", "--json"]) == 3
