@@ -108,7 +108,9 @@ class TestLoss:
 
     def test_every_part_learns(self, data):
         model = tiny_model()
-        batch = made.drawn_batch(data, replace(RECIPE, dropped=0, identity_alone=0, intensity_dropped=0), FRAME_LEVEL)
+        batch = made.drawn_batch(
+            data, replace(RECIPE, dropped=0, identity_alone=0, intensity_dropped=0), FRAME_LEVEL
+        )
         made.training_loss(model, batch).backward()
         without = {n for n, v in model.named_parameters() if v.grad is None or not v.grad.abs().max() > 1e-12}
         # The prompt is one token of zeros: what is made of its numbers and its keys makes no difference.
@@ -294,7 +296,9 @@ class TestDrawn:
         """Latents, first frames, sound and coefficients tell the clip."""
         marks = np.arange(3, dtype=np.float16)[:, None, None, None, None] * np.ones((1, 4, *SIZE), np.float16)
         marked = TrainingClips(data.data, marks, marks + 10)
-        batch = made.drawn_batch(marked, replace(RECIPE, batch=8, dropped=0, identity_alone=0, intensity_dropped=0), 0)
+        batch = made.drawn_batch(
+            marked, replace(RECIPE, batch=8, dropped=0, identity_alone=0, intensity_dropped=0), 0
+        )
         assert len(batch.clean[:, 0, 0, 0, 0].unique()) > 1
         for row, index in enumerate(batch.clean[:, 0, 0, 0, 0].int().tolist()):
             assert (batch.image[row, 4:] == index + 10).all()
