@@ -197,5 +197,9 @@ def history_messages(entry: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]
     """Return the (event, data) pairs that a history entry keeps; [] for the entries of old servers."""
     status = entry.get("status")
     listed = status.get("messages") if isinstance(status, Mapping) else None
-    pairs = [pair for pair in listed or [] if isinstance(pair, list | tuple) and len(pair) == 2]
+    pairs = [
+        pair
+        for pair in (listed if isinstance(listed, list) else [])
+        if isinstance(pair, list | tuple) and len(pair) == 2
+    ]
     return [(name, data) for name, data in pairs if isinstance(name, str) and isinstance(data, dict)]

