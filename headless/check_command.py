@@ -16,9 +16,10 @@ from .missing_weights import MissingWeights, missing_weights
 from .overrides import read_inputs_file
 from .preparation import PreparedWorkflow, prepared_workflow
 from .registry import local_definitions, node_classes
+from .run_arguments import add_file_argument, add_setting_arguments
 from .validation import Validation, failure_sentences, validate_graph
 from .weights_command import size_text
-from .workflow_files import read_workflow_file
+from .workflow_files import named_workflow
 
 READY, NOT_READY = 0, 2
 """Exit codes."""
@@ -47,17 +48,8 @@ class WorkflowCheck:
 
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `check` to its parser, which runs `check_command`."""
-    parser.add_argument(
-        "file", metavar="FILE", help="JSON in UI or API form, or a file that carries a workflow"
-    )
-    parser.add_argument(
-        "--set",
-        metavar="NODE.input=value",
-        action="append",
-        default=[],
-        help="set an input before; NODE is an id, or a title or class name that only one node has",
-    )
-    parser.add_argument("--inputs", metavar="FILE.json", help='settings from a file, {"NODE.input": value}')
+    add_file_argument(parser)
+    add_setting_arguments(parser)
     parser.add_argument("--input-folder", help="where files are looked for (default: ./input)")
     parser.add_argument("--json", action="store_true", help="everything that was found, as JSON")
     parser.set_defaults(command=check_command, tells_kinds_of_errors=True)
@@ -75,7 +67,7 @@ def check_command(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> WorkflowCheck:
     try:
         inputs = read_inputs_file(options.inputs) if options.inputs else None
-        return checked_workflow(prepared_workflow(read_workflow_file(options.file), options.set, inputs))
+        return checked_workflow(prepared_workflow(named_workflow(options.file), options.set, inputs))
     except UnknownNodesError as error:
         return WorkflowCheck(None, error=problem_of("missing_node_type", str(error), unknown=error.unknown))
     except WorkflowError as error:

@@ -10,14 +10,13 @@ from pathlib import Path
 from ..core_models.whole_file import renamed_when_whole
 from .graph import Graph
 from .preparation import prepared_workflow
-from .workflow_files import read_workflow_file
+from .run_arguments import add_file_argument
+from .workflow_files import named_workflow
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `convert` to its parser, which runs `convert_command`."""
-    parser.add_argument(
-        "file", metavar="FILE", help="JSON in UI or API form, or a file that carries a workflow"
-    )
+    add_file_argument(parser)
     parser.add_argument("--out", metavar="X.json", type=Path, help="write it there instead of to stdout")
     parser.set_defaults(command=convert_command, tells_kinds_of_errors=True)
 
@@ -28,7 +27,7 @@ def convert_command(options: argparse.Namespace) -> int:
     Raises WorkflowError for a file that holds no workflow, or one of node types that are not known here, and OSError
     when the file cannot be written.
     """
-    graph = prepared_workflow(read_workflow_file(options.file)).graph
+    graph = prepared_workflow(named_workflow(options.file)).graph
     if options.out is None:
         is_unicode = str(sys.stdout.encoding).lower().startswith("utf")
         sys.stdout.write(_as_json(graph, ascii_only=not is_unicode))

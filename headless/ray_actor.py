@@ -24,11 +24,16 @@ KEPT_BYTES = 4 * 2**30
 """An actor keeps files that rows sent until they are more than this; then those that the last row did not name go."""
 
 
+def _user() -> int:
+    """Return what tells users of a machine apart; where the system has no number for it, 0."""
+    return getattr(os, "getuid", lambda: 0)()
+
+
 class RowActor:
     """Runs rows one after another. Files come and go in pieces."""
 
     def __init__(self) -> None:
-        base = Path(tempfile.gettempdir(), f"{FOLDER_KIND}_ray")
+        base = Path(tempfile.gettempdir(), f"{FOLDER_KIND}_ray_{_user()}")
         _remove_leftovers(base)
         self._folder = base / str(os.getpid())
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -6,12 +6,8 @@ import argparse
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `run`."""
-    parser.add_argument(
-        "file",
-        metavar="FILE",
-        help="a workflow's JSON file (either form), or a picture, video or sound that carries one; - for stdin",
-    )
+    """Add the arguments of `run`."""
+    add_file_argument(parser)
     add_setting_arguments(parser)
     parser.add_argument(
         "--out", "--output-folder", metavar="DIR", help="where results go (default: ./output)"
@@ -33,6 +29,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_file_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the workflow's file, which `workflow_files.named_workflow` reads."""
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="a workflow's JSON file (either form), or a picture, video or sound that carries one; - for stdin",
+    )
+
+
 def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that set inputs of a workflow."""
     parser.add_argument(
@@ -40,7 +45,7 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NODE.input=value",
         action="append",
         default=[],
-        help="set an input before running; NODE is an id, or a title or class name that only one node has",
+        help="set an input; NODE is an id, or a title or class name that only one node has",
     )
     parser.add_argument(
         "--inputs",

@@ -20,12 +20,9 @@ from .local_run import LocalRunner, RunResult, saved_files, using_folders
 from .overrides import read_inputs_file
 from .preparation import PreparedWorkflow, prepared_workflow
 from .registry import node_classes
-from .workflow_files import WorkflowFile, read_workflow_file, workflow_from_stream
+from .workflow_files import WorkflowFile, named_workflow
 
 __all__ = ["run_command", "run_graph", "saved_files", "using_folders"]
-
-STANDARD_INPUT = "-"
-"""What stands for the file when the workflow comes through a pipe."""
 
 
 def run_command(arguments: argparse.Namespace) -> int:
@@ -45,8 +42,10 @@ def run_command(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, lines: JsonEventLines | None) -> RunResult:
-    file = _workflow(arguments.file)
+    file = named_workflow(arguments.file)
     inputs = read_inputs_file(arguments.inputs) if arguments.inputs else None
+    if arguments.header and not arguments.server:
+        raise WorkflowError("--header is for a server: name it with --server")
     if arguments.out and Path(arguments.out).exists() and not Path(arguments.out).is_dir():
         raise WorkflowError(f"--out {arguments.out} is a file: name a folder for the results")
     if arguments.server:
@@ -54,12 +53,6 @@ def _run(arguments: argparse.Namespace, lines: JsonEventLines | None) -> RunResu
     with using_folders(input=arguments.input_folder, output=arguments.out), _folder_of_previews():
         prepared = prepared_workflow(file, arguments.set, inputs)
         return LocalRunner(keep_results=False).run(prepared, _listener(prepared, lines))
-
-
-def _workflow(name: str) -> WorkflowFile:
-    if name == STANDARD_INPUT:
-        return workflow_from_stream(sys.stdin.buffer)
-    return read_workflow_file(name)
 
 
 def _run_on_server(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,17 @@ class WorkflowFile:
     page: dict[str, Any] | None = None
 
 
+STANDARD_INPUT = "-"
+"""What stands for the file when the workflow comes through a pipe."""
+
+
+def named_workflow(name: str) -> WorkflowFile:
+    """Return the workflow that a command line names: a file, or STANDARD_INPUT; see `read_workflow_file`."""
+    if name == STANDARD_INPUT:
+        return workflow_from_stream(sys.stdin.buffer)
+    return read_workflow_file(name)
+
+
 def read_workflow_file(path: str | Path) -> WorkflowFile:
     """Return the workflow of a JSON file (either form), or of a picture, video or sound that carries one.
 
@@ -66,7 +78,13 @@ def read_workflow_file(path: str | Path) -> WorkflowFile:
 
 def workflow_from_stream(stream: BinaryIO, source: Path = Path("-")) -> WorkflowFile:
     """Return the workflow in the JSON that comes from a stream, such as stdin; see `read_workflow_file`."""
-    return workflow_from_bytes(stream.read(LARGEST_WORKFLOW + 1), source)
+    content = stream.read(LARGEST_WORKFLOW + 1)
+    kind = media_kind(content[:SIGNATURE_BYTES])
+    if kind is not None:
+        raise WorkflowFileError(
+            f"{source} is no JSON but a file of kind {kind}: only JSON is read through a pipe, name the file instead"
+        )
+    return workflow_from_bytes(content, source)
 
 
 def workflow_from_bytes(content: bytes, source: Path = Path("-")) -> WorkflowFile:

@@ -200,19 +200,21 @@ class MotionFromCSV:
     def VALIDATE_INPUTS(cls, file: str | None) -> bool | str:
         from ..runtime.input_files import text_validity
 
+        if file is not None and not file.strip():
+            return "name a file"
         return text_validity(file)
 
     @classmethod
     def IS_CHANGED(cls, file: str | None, **_: Any) -> str:
         from ..runtime.input_files import file_fingerprint, input_path
 
-        return "" if file is None else file_fingerprint(input_path(file))
+        return "" if file is None else file_fingerprint(input_path(file.strip()))
 
     def read(self, file: str, fps: float) -> tuple[FaceMotion, float]:
         from ..core_models.motion.arkit_csv import read_arkit_csv
         from ..runtime.input_files import input_path
 
-        motion = read_arkit_csv(input_path(file), fps or None)
+        motion = read_arkit_csv(input_path(file.strip()), fps or None)
         return motion, float(motion.fps)
 
 
@@ -241,6 +243,12 @@ class SaveMotionCSV:
                 ),
             }
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix: str | None = "") -> bool | str:
+        from ..runtime.output_files import prefix_validity
+
+        return prefix_validity(filename_prefix)
 
     def save(self, motion: FaceMotion, filename_prefix: str) -> dict[str, Any]:
         from ..core_models.motion.arkit_csv import write_arkit_csv

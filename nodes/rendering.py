@@ -77,23 +77,13 @@ class WarpingRenderer:
         **settings: Any,
     ) -> tuple[Any, float, dict[str, Any] | None]:
         from ..core_models.audio.decode import sound_from_comfy, sound_to_comfy
-        from ..runtime.host import host
-        from ..runtime.rendering import (
-            motion_and_sound,
-            opened_renderer,
-            previewed_frames,
-            require_fitting_space,
-        )
+        from ..runtime.rendering import drawn_motion
         from .images import image_from_frames
 
         sound = None if audio is None else sound_from_comfy(audio)
-        motion, sound = motion_and_sound(portrait, motion, sound)
-        require_fitting_space(motion, renderer)
-        reading = host().progress(1).update
-        with opened_renderer(portrait, renderer, paste_back, progress=reading, **settings) as drawing:
-            frames = previewed_frames(drawing.frames, motion, host().progress(motion.frame_count))
-            image = image_from_frames(frames, motion.frame_count)
-        return image, float(motion.fps), sound_to_comfy(sound) if sound is not None else None
+        with drawn_motion(portrait, motion, sound, renderer, paste_back, **settings) as drawn:
+            image = image_from_frames(drawn.frames, drawn.frame_count)
+        return image, drawn.fps, None if drawn.sound is None else sound_to_comfy(drawn.sound)
 
 
 class RenderTalkingVideo:
@@ -128,6 +118,12 @@ class RenderTalkingVideo:
             "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix: str | None = "") -> bool | str:
+        from ..runtime.output_files import prefix_validity
+
+        return prefix_validity(filename_prefix)
+
     def render(
         self,
         portrait: Portrait | PortraitVideo,
@@ -142,21 +138,12 @@ class RenderTalkingVideo:
     ) -> dict[str, Any]:
         from ..core_models.audio.decode import sound_from_comfy
         from ..core_models.video_file import write_video
-        from ..runtime.host import host
         from ..runtime.output_files import next_output_file, workflow_metadata
-        from ..runtime.rendering import (
-            motion_and_sound,
-            opened_renderer,
-            previewed_frames,
-            require_fitting_space,
-        )
+        from ..runtime.rendering import drawn_motion
 
         sound = None if audio is None else sound_from_comfy(audio)
-        motion, sound = motion_and_sound(portrait, motion, sound)
-        require_fitting_space(motion, renderer)
-        reading = host().progress(1).update
-        with opened_renderer(portrait, renderer, paste_back, progress=reading, **settings) as drawing:
-            output = next_output_file(filename_prefix, ".mp4", drawing.size)
-            frames = previewed_frames(drawing.frames, motion, host().progress(motion.frame_count))
-            write_video(output.path, frames, motion.fps, sound, workflow_metadata(prompt, extra_pnginfo))
+        with drawn_motion(portrait, motion, sound, renderer, paste_back, **settings) as drawn:
+            output = next_output_file(filename_prefix, ".mp4", drawn.size)
+            metadata = workflow_metadata(prompt, extra_pnginfo)
+            write_video(output.path, drawn.frames, drawn.fps, drawn.sound, metadata)
         return {"ui": {"images": [output.reference], "animated": (True,)}, "result": (str(output.path),)}

@@ -54,6 +54,28 @@ def next_output_file(
     Raises ValueError for a prefix that leads out of the output folder, names that folder itself or has control
     characters, which would break the list of saved files; OSError when the folder cannot be made.
     """
+    folder, target = _folder_and_target(prefix, size, kind)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    used = [_counter(path.name, target.name) for path in target.parent.iterdir()]
+    return OutputFile(target.with_name(f"{target.name}_{max(used, default=0) + 1:05}_{suffix}"), folder, kind)
+
+
+def prefix_validity(prefix: str | None) -> bool | str:
+    """Return True, or why files cannot be called by a filename_prefix, for a node's VALIDATE_INPUTS.
+
+    So a long run is not lost for a name at its end. A linked prefix arrives as None and is checked when the node runs.
+    """
+    if prefix is None:
+        return True
+    try:
+        _folder_and_target(prefix, (0, 0), "output")
+    except ValueError as error:
+        return str(error)
+    return True
+
+
+def _folder_and_target(prefix: str, size: tuple[int, int], kind: str) -> tuple[Path, Path]:
+    """Return the host's folder and what in it a prefix names; raises ValueError as `next_output_file`."""
     folder = Path(host().temp_folder if kind == "temp" else host().output_folder).resolve()
     if prefix.endswith(("/", "\\")) or not prefix.strip():
         prefix += DEFAULT_NAME
@@ -69,9 +91,7 @@ def next_output_file(
         raise ValueError(
             f"filename_prefix {prefix!r} names the output folder {folder} itself, not a file in it"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    used = [_counter(path.name, target.name) for path in target.parent.iterdir()]
-    return OutputFile(target.with_name(f"{target.name}_{max(used, default=0) + 1:05}_{suffix}"), folder, kind)
+    return folder, target
 
 
 def _filled_in(prefix: str, size: tuple[int, int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .host import host
@@ -20,6 +21,42 @@ if TYPE_CHECKING:
         RendererModels,
     )
     from .host import Progress
+
+
+@dataclass(frozen=True)
+class DrawnMotion:
+    """Motion on its way to frames. frames: (H, W, 3) uint8 RGB, drawn as they are asked for and shown as previews.
+
+    size: width and height in pixels. fps, frame_count: of the frames. sound: of equal length, None when none was given.
+    """
+
+    frames: Iterator[np.ndarray]
+    size: tuple[int, int]
+    fps: float
+    frame_count: int
+    sound: Sound | None
+
+
+@contextmanager
+def drawn_motion(
+    portrait: Portrait | PortraitVideo,
+    motion: FaceMotion,
+    sound: Sound | None,
+    renderer: RendererModels | None,
+    paste_back: bool,
+    **settings: Any,
+) -> Iterator[DrawnMotion]:
+    """Give a motion drawn onto a portrait, with the host's progress; networks stay for the `with`.
+
+    settings: interpolation, expression_strength and head_strength, as of `opened_renderer`.
+    Raises ValueError for motion of the other space, before any network is loaded or film read.
+    """
+    motion, sound = motion_and_sound(portrait, motion, sound)
+    require_fitting_space(motion, renderer)
+    reading = host().progress(1).update
+    with opened_renderer(portrait, renderer, paste_back, progress=reading, **settings) as drawing:
+        frames = previewed_frames(drawing.frames, motion, host().progress(motion.frame_count))
+        yield DrawnMotion(frames, drawing.size, float(motion.fps), motion.frame_count, sound)
 
 
 def motion_and_sound(

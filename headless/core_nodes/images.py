@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...runtime.input_files import input_path
-from ...runtime.output_files import next_output_file, workflow_metadata
+from ...runtime.output_files import next_output_file, prefix_validity, workflow_metadata
 from .uploads import fingerprint, upload_input, validity
 
 if TYPE_CHECKING:
@@ -143,6 +143,10 @@ class SaveImage:
             },
             "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix: str | None = "") -> bool | str:
+        return prefix_validity(filename_prefix)
 
     def save_images(
         self,

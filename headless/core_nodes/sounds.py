@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.input_files import input_path
-from ...runtime.output_files import next_output_file, workflow_metadata
+from ...runtime.output_files import next_output_file, prefix_validity, workflow_metadata
 from .uploads import fingerprint, upload_input, validity
 
 
@@ -92,6 +92,10 @@ class SaveAudio:
             },
             "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix: str | None = "") -> bool | str:
+        return prefix_validity(filename_prefix)
 
     def save(
         self,

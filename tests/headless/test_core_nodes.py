@@ -10,6 +10,7 @@ from talking_portrait.core_models.audio.decode import Sound, decode_sound, sound
 from talking_portrait.core_models.video_file import read_video_frames, write_video
 from talking_portrait.headless.core_nodes import CORE_NODES
 from talking_portrait.headless.run_command import run_graph, saved_files, using_folders
+from talking_portrait.headless.validation import GraphValidationError
 from talking_portrait.runtime.host import host
 
 torch = pytest.importorskip("torch")
@@ -132,7 +133,7 @@ def test_saved_pictures_are_numbered_and_carry_graph_and_workflow(picture, folde
 
 @pytest.mark.parametrize("prefix", ["../x", "/tmp/x"])
 def test_nothing_is_saved_outside_of_the_output_folder(picture, folders, prefix):
-    with pytest.raises(RuntimeError, match="leads out of the output folder"):
+    with pytest.raises(GraphValidationError, match="leads out of the output folder"):
         run_graph(graph_of_pictures(filename_prefix=prefix))
 
 

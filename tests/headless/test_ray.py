@@ -120,10 +120,10 @@ class TestActor:
     def test_nothing_stays_after_the_end(self, actor, place):
         actor.receive("d1", b"content", True)
         actor.close()
-        assert list((place / "tmp" / "talking_portrait_ray").iterdir()) == []
+        assert list((place / "tmp" / f"talking_portrait_ray_{ray_actor._user()}").iterdir()) == []
 
     def test_what_killed_actors_left_is_removed(self, actor, place):
-        base = place / "tmp" / "talking_portrait_ray"
+        base = place / "tmp" / f"talking_portrait_ray_{ray_actor._user()}"
         (base / "999999999" / "kept").mkdir(parents=True)
         RowActor()
         assert [path.name for path in base.iterdir()] == [str(os.getpid())]

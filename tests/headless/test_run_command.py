@@ -72,6 +72,38 @@ def test_workflow_from_a_pipe(folder, capsys, monkeypatch):
     assert capsys.readouterr().out == f"{folder}/output/x_00001_.png\n"
 
 
+@pytest.mark.parametrize("command", ["check", "convert"])
+def test_other_commands_read_a_pipe_too(folder, capsys, monkeypatch, command):
+    class Pipe:
+        buffer = io.BytesIO(json.dumps(GRAPH).encode())
+
+    monkeypatch.setattr(sys, "stdin", Pipe)
+    assert main([command, "-"]) == 0
+    assert capsys.readouterr().out
+
+
+def test_a_picture_through_a_pipe_is_said_to_be_one(folder, capsys, monkeypatch):
+    class Pipe:
+        buffer = io.BytesIO((folder / "input" / "face.png").read_bytes())
+
+    monkeypatch.setattr(sys, "stdin", Pipe)
+    assert main(["run", "-"]) == 2
+    assert "- is no JSON but a file of kind png" in capsys.readouterr().err
+
+
+def test_headers_without_a_server(folder, capsys):
+    assert main(["run", "graph.json", "--header", "X-Token: 1"]) == 2
+    assert "name it with --server" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prefix", ["../x", "/etc/x", "a\nb", "."])
+def test_a_bad_prefix_is_said_before_anything_runs(folder, capsys, prefix):
+    assert main(["run", "graph.json", "--json", "--set", f"2.filename_prefix={prefix}"]) == 2
+    [(name, data)] = events(capsys.readouterr().out)
+    assert name == "error"
+    assert data["node_errors"]["2"]["errors"][0]["type"] == "custom_validation_failed"
+
+
 def test_inputs_from_a_file_and_set_wins(folder, capsys):
     inputs = {"Load Image.image": "other.png", "2": {"filename_prefix": "y"}}
     (folder / "inputs.json").write_text(json.dumps(inputs))

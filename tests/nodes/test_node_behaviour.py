@@ -237,9 +237,18 @@ def test_motion_goes_through_a_table(nodes, talking_motion, host_folders):
     saved = run("TP_SaveMotionCSV", nodes, motion=talking_motion)
     (path,) = saved["result"]
     assert path.startswith(str(host_folders / "output" / "motion"))
-    motion, fps = run("TP_MotionFromCSV", nodes, file=path, fps=25.0)
+    motion, fps = run("TP_MotionFromCSV", nodes, file=f" {path} ", fps=25.0)
     assert (fps, motion.frame_count) == (25.0, 12)
     np.testing.assert_allclose(motion.expression, talking_motion.expression, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("file", "answer"),
+    [("", "name a file"), (" ", "name a file"), ("no.csv", "there is no file"), (None, None)],
+)
+def test_a_table_that_is_not_there_is_said_before_anything_runs(nodes, host_folders, file, answer):
+    told = nodes["TP_MotionFromCSV"].VALIDATE_INPUTS(file)
+    assert told is True if answer is None else answer in told
 
 
 @pytest.mark.parametrize("samples", [100, 21168, 21169, 44100])

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from talking_portrait.runtime.host import host
 from talking_portrait.runtime.input_files import input_files, input_path, landmarks_beside
-from talking_portrait.runtime.output_files import next_output_file, workflow_metadata
+from talking_portrait.runtime.output_files import next_output_file, prefix_validity, workflow_metadata
 
 
 @pytest.fixture
@@ -33,6 +33,7 @@ def test_placeholders_are_filled_in(folders):
 
 @pytest.mark.parametrize("prefix", ["", "  ", "clips/"])
 def test_a_prefix_without_a_name_gets_one(folders, prefix):
+    assert prefix_validity(prefix) is True
     assert next_output_file(prefix, ".csv").path.name.endswith("TalkingPortrait_00001_.csv")
 
 
@@ -54,6 +55,13 @@ def test_a_prefix_that_names_the_output_folder_itself_saves_nothing_beside_it(fo
 def test_a_prefix_may_not_break_the_list_of_saved_files(folders, prefix):
     with pytest.raises(ValueError, match="control characters"):
         next_output_file(prefix, ".mp4")
+
+
+@pytest.mark.parametrize("prefix", ["../escape", ".", "me\n"])
+def test_bad_prefixes_are_told_to_a_nodes_check_and_nothing_is_made(folders, prefix):
+    assert "filename_prefix" in prefix_validity(prefix)
+    assert prefix_validity("new/folder/me") is prefix_validity(None) is True
+    assert not (folders / "output" / "new").exists()
 
 
 def test_an_unwritable_output_folder_is_an_error(folders):
