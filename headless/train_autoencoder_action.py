@@ -43,7 +43,8 @@ _RECIPE = (
 class AutoencoderTraining(NamedTuple):
     """One system's training. sizes: of the network. recipe: where nothing else is said. read_clips: of a file.
 
-    export: writes a trainer's autoencoder to a file, in float16 if asked.
+    export: writes a trainer's autoencoder to a file, in float16 if asked. begun_with: gives a trainer that begins with
+    an exported file; None where that is not offered. It takes the file, the recipe, clips and device.
     """
 
     trainer: type[VideoAutoencoderTrainer]
@@ -51,16 +52,19 @@ class AutoencoderTraining(NamedTuple):
     recipe: AutoencoderTrainingParameters
     read_clips: Callable[[Path], Sequence[Any]]
     export: Callable[[Any, Path, bool], None]
+    begun_with: Callable[[Path, Any, Sequence[Any], Any], VideoAutoencoderTrainer] | None = None
 
 
 def add_autoencoder_action(
     actions: argparse._SubParsersAction,
     training: Callable[[], AutoencoderTraining],
     own_weights: Sequence[str] = (),
+    begins_with_files: bool = False,
 ) -> None:
     """Add `autoencoder` to a command's actions.
 
     training: what is trained, asked for when it runs. own_weights: numbers of its recipe that others do not have.
+    begins_with_files: whether it may begin with an exported file, and train the decoder of that alone.
     """
     parser = actions.add_parser("autoencoder", help="train the small video autoencoder and write its file")
     parser.add_argument("--clips", type=Path, required=True, metavar="X.npz", help="what it learns from")
@@ -68,10 +72,27 @@ def add_autoencoder_action(
     for name in (*_RECIPE, *own_weights):
         parser.add_argument(option_of(name), type=int if name in _WHOLE else float, metavar="N")
     parser.add_argument("--precision", help="float32 or bfloat16 (products only)")
+    parser.set_defaults(begin_with=None, decoder_alone=None)
+    if begins_with_files:
+        _add_beginning(parser)
     add_run_options(parser, checkpoint_every=200, log_every=100)
     parser.set_defaults(
         action=lambda options: train_autoencoder(options, training()),
-        recipe_options=(*_RECIPE, "precision", *own_weights),
+        recipe_options=(*_RECIPE, "precision", "decoder_alone", *own_weights),
+    )
+
+
+def _add_beginning(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--begin-with",
+        type=Path,
+        metavar="X.safetensors",
+        help="an exported autoencoder whose sizes and weights it begins with (default: random ones)",
+    )
+    parser.add_argument(
+        "--decoder-alone",
+        action=argparse.BooleanOptionalAction,
+        help="leave the encoder of --begin-with as it is: models on its latents go on with the new decoder",
     )
 
 
@@ -106,7 +127,12 @@ def _begun(
 ) -> VideoAutoencoderTrainer:
     require_new_run(checkpoint)
     recipe = replace(training.recipe, **_given_recipe(options))
-    return training.trainer(training.sizes, recipe, training.read_clips(options.clips), device)
+    if options.decoder_alone and options.begin_with is None:
+        raise ValueError("--decoder-alone needs an encoder that has learned: name its file with --begin-with")
+    clips = training.read_clips(options.clips)
+    if options.begin_with is None:
+        return training.trainer(training.sizes, recipe, clips, device)
+    return training.begun_with(options.begin_with, recipe, clips, device)
 
 
 def _continued(
@@ -114,6 +140,8 @@ def _continued(
 ) -> VideoAutoencoderTrainer:
     from ..training.checkpoint_file import run_checkpoint
 
+    if options.begin_with is not None:
+        raise ValueError("--resume goes on with the run's own weights: leave --begin-with out")
     found = run_checkpoint(path.parent)
     trainer = training.trainer.from_checkpoint(found, training.read_clips(options.clips), device)
     kept = vars(trainer.recipe)

@@ -36,7 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     _add_clips(actions)
-    add_autoencoder_action(actions, _autoencoder_training, own_weights=("lips_weight",))
+    add_autoencoder_action(
+        actions, _autoencoder_training, own_weights=("lips_weight",), begins_with_files=True
+    )
     add_run_actions(actions)
     return parser
 
@@ -131,4 +133,5 @@ def _autoencoder_training() -> AutoencoderTraining:
         AUTOENCODER_RECIPE,
         lambda path: read_talking_clips(path).clips,
         autoencoder.export_wan_autoencoder,
+        autoencoder.WanAutoencoderTrainer.begun_with,
     )

@@ -234,8 +234,9 @@ class VideoAutoencoderTrainer(ABC):
             self.autoencoder = self.begun_autoencoder()
         self.autoencoder.to(self.device).train()
         self.features = RandomFeatures().to(self.device)
+        learning = [value for value in self.autoencoder.parameters() if value.requires_grad]
         self.optimiser = torch.optim.AdamW(
-            self.autoencoder.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+            learning, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         self.step = 0
 

@@ -5,9 +5,10 @@ Its losses are those of the other small video autoencoder. Mean and spread of it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -15,13 +16,16 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, Wa
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core_models.strict_loading import require_matching_keys
 from ..core_models.video_diffusion.wan.autoencoder import (
     WanAutoencoderParameters,
     decode_video,
     encoded_distribution,
     exported_wan_autoencoder,
     latent_statistics,
+    load_wan_autoencoder,
     new_wan_autoencoder,
+    wan_autoencoder_parameters,
 )
 from ..core_models.video_diffusion.wan.frame_rules import FRAMES_PER_LATENT
 from .actalker_latents import pictures_of_frames
@@ -36,6 +40,9 @@ from .autoencoder_training import (
 from .fantasytalking_data import TalkingClip
 from .fantasytalking_readers import MOUTH
 from .stepwise_training import facts_entry, write_safetensors
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11; only type checkers read it
 
 CHECKPOINT_KIND = "fantasytalking_autoencoder_training_2"
 TRAINING_ENTRY = "fantasytalking_autoencoder_training"
@@ -62,6 +69,7 @@ class WanAutoencoderTrainingParameters(AutoencoderTrainingParameters):
 
     lips_weight: of how far the lips are open in what is given back, as a small network sees it that is fitted to the
     clips before training begins. By colours alone, a latent holds the mean over its four frames of lips this small.
+    decoder_alone: the encoder stays as it is, so that what was trained on its latents goes on with the new decoder.
     """
 
     steps: int = 5000
@@ -72,6 +80,7 @@ class WanAutoencoderTrainingParameters(AutoencoderTrainingParameters):
     warmup: int = 100
     region_weight: float = 4.0
     lips_weight: float = 0.0
+    decoder_alone: bool = False
     precision: str = "bfloat16"
 
     def __post_init__(self) -> None:
@@ -139,6 +148,26 @@ def in_full(trained: AutoencoderKLWan, parameters: WanAutoencoderParameters) -> 
     return full.train(trained.training)
 
 
+def as_trained(full: Mapping[str, Tensor], begun: AutoencoderKLWan, source: str) -> dict[str, Tensor]:
+    """Return an ordinary autoencoder's weights as one in training has them; undoes `in_full`.
+
+    Raises ValueError for weights of the frames before that are not 0, and for keys and shapes of another autoencoder.
+    """
+    wanted, state = begun.state_dict(), {}
+    for name, value in full.items():
+        like = wanted.get(name)
+        state[name] = value.clone()
+        if like is not None and like.ndim == value.ndim == 5 and like.shape[2] < value.shape[2]:
+            before, state[name] = value[:, :, : -like.shape[2]], value[:, :, -like.shape[2] :].clone()
+            if before.count_nonzero():
+                raise ValueError(
+                    f"{source} cannot be trained on here: its {name} looks at frames before, which this training's "
+                    "autoencoders do not: give one that `talking-portrait train fantasytalking autoencoder` wrote"
+                )
+    require_matching_keys(wanted, state, source)
+    return state
+
+
 class WanAutoencoderTrainer(VideoAutoencoderTrainer):
     """Trains an autoencoder of Wan's kind."""
 
@@ -160,9 +189,30 @@ class WanAutoencoderTrainer(VideoAutoencoderTrainer):
             reader = fitted_frame_reader(clips, steps=LIPS_READER_STEPS, seed=recipe.seed)
             self.lips = reader.requires_grad_(False).to(self.device)
 
+    @classmethod
+    def begun_with(
+        cls,
+        path: Path,
+        recipe: WanAutoencoderTrainingParameters,
+        clips: Sequence[TalkingClip],
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Return a trainer that begins with the weights and sizes of an exported file.
+
+        Raises what `load_wan_autoencoder` raises, and ValueError for one that was not trained here.
+        """
+        trainer = cls(wan_autoencoder_parameters(path), recipe, clips, device)
+        weights = as_trained(load_wan_autoencoder(path).state_dict(), trainer.autoencoder, str(path))
+        trainer.autoencoder.load_state_dict(weights)
+        return trainer
+
     def begun_autoencoder(self) -> AutoencoderKLWan:
-        """As the base says."""
-        return begun(new_wan_autoencoder(self.parameters_used))
+        """As the base says. It works on latents that are not normalised, whatever the statistics of its sizes."""
+        autoencoder = begun(new_wan_autoencoder(self.parameters_used.without_statistics()))
+        if self.recipe.decoder_alone:
+            autoencoder.encoder.requires_grad_(False)
+            autoencoder.quant_conv.requires_grad_(False)
+        return autoencoder
 
     def losses(self, batch: AutoencoderBatch, generator: torch.Generator) -> AutoencoderLosses:
         """As the base says."""
@@ -223,11 +273,14 @@ def raw_latents_of(autoencoder: AutoencoderKLWan, clips: Sequence[TalkingClip]) 
 def export_wan_autoencoder(trainer: WanAutoencoderTrainer, target: Path, half: bool = False) -> None:
     """Write the autoencoder as the safetensors file that `load_wan_autoencoder` reads, whole or not at all.
 
-    Mean and spread of its latents' channels are measured on the trainer's clips. half: in float16. Raises ValueError
-    for a name that does not end in .safetensors.
+    Mean and spread of its latents' channels are measured on the trainer's clips; where the decoder was trained alone,
+    they stay as they were. half: in float16. Raises ValueError for a name that does not end in .safetensors.
     """
-    statistics = latent_statistics(raw_latents_of(trainer.autoencoder, trainer.clips))
-    measured = trainer.parameters_used.with_statistics(*statistics)
+    measured = trainer.parameters_used
+    if not trainer.recipe.decoder_alone:
+        measured = measured.with_statistics(
+            *latent_statistics(raw_latents_of(trainer.autoencoder, trainer.clips))
+        )
     full = in_full(trainer.autoencoder, trainer.parameters_used)
     tensors, metadata = exported_wan_autoencoder(full, measured, half)
     facts = {"step": trainer.step, **trainer.recipe.to_dict()}

@@ -8,6 +8,7 @@ from talking_portrait.core_models.video_diffusion.wan.autoencoder import (
     decode_video,
     encode_video,
     encoded_distribution,
+    exported_wan_autoencoder,
     load_wan_autoencoder,
     new_wan_autoencoder,
     wan_autoencoder_parameters,
@@ -20,7 +21,7 @@ from talking_portrait.training.fantasytalking_autoencoder import (
     WanAutoencoderTrainingParameters,
 )
 from talking_portrait.training.kdtalker_run import TrainingDivergedError
-from talking_portrait.training.stepwise_training import fit
+from talking_portrait.training.stepwise_training import fit, write_safetensors
 
 from .fantasytalking_clips import TINY_AUTOENCODER, talking_clip
 
@@ -214,6 +215,67 @@ class TestFiles:
         shared.write_checkpoint_content(path, {"kind": "actalker_autoencoder_training_1"})
         with pytest.raises(ValueError, match="not a checkpoint of the small video autoencoder"):
             WanAutoencoderTrainer.from_checkpoint(path, CLIPS)
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A file of an autoencoder after one step."""
+    trainer = WanAutoencoderTrainer(TINY_AUTOENCODER, RECIPE, CLIPS)
+    fit(trainer, until=1)
+    path = tmp_path / "begin.safetensors"
+    made.export_wan_autoencoder(trainer, path)
+    return path
+
+
+class TestBeginningWithAFile:
+    recipe = replace(RECIPE, steps=2, alone_share=0.0, learning_rate=1e-2, decoder_alone=True)
+
+    def test_it_begins_with_the_file_s_weights(self, exported):
+        trainer = WanAutoencoderTrainer.begun_with(exported, RECIPE, CLIPS)
+        latents = made.raw_latents_of(trainer.autoencoder, CLIPS)
+        written = made.raw_latents_of(load_wan_autoencoder(exported), CLIPS)
+        for one, other in zip(latents, written, strict=True):
+            torch.testing.assert_close(one, other)
+
+    def test_the_decoder_alone_learns_and_latents_stay(self, exported, tmp_path):
+        trainer = WanAutoencoderTrainer.begun_with(exported, self.recipe, CLIPS)
+        fit(trainer)
+        after = tmp_path / "after.safetensors"
+        made.export_wan_autoencoder(trainer, after)
+        assert wan_autoencoder_parameters(after) == wan_autoencoder_parameters(exported)
+        one, other = (load_wan_autoencoder(path).state_dict() for path in (exported, after))
+        changed = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
+        assert changed == {"decoder", "post_quant_conv"}
+
+    def test_going_on_with_the_decoder_alone_is_the_same_run(self, exported, tmp_path):
+        path = tmp_path / "checkpoint.pt"
+        whole = WanAutoencoderTrainer.begun_with(exported, self.recipe, CLIPS)
+        fit(whole)
+        fit(WanAutoencoderTrainer.begun_with(exported, self.recipe, CLIPS), path, until=1)
+        resumed = WanAutoencoderTrainer.from_checkpoint(path, CLIPS)
+        fit(resumed, path)
+        assert torch.equal(weights_of(whole), weights_of(resumed))
+
+    def test_with_both_statistics_are_measured_again(self, exported, tmp_path):
+        trainer = WanAutoencoderTrainer.begun_with(exported, replace(RECIPE, learning_rate=1e-2), CLIPS)
+        fit(trainer)
+        after = tmp_path / "after.safetensors"
+        made.export_wan_autoencoder(trainer, after)
+        assert wan_autoencoder_parameters(after) != wan_autoencoder_parameters(exported)
+
+    def test_one_that_looks_at_frames_before_is_refused(self, tmp_path):
+        path = tmp_path / "ordinary.safetensors"
+        ordinary = new_wan_autoencoder(TINY_AUTOENCODER)
+        write_safetensors(path, *exported_wan_autoencoder(ordinary, TINY_AUTOENCODER))
+        with pytest.raises(ValueError, match=r"encoder.conv_in.weight looks at frames before"):
+            WanAutoencoderTrainer.begun_with(path, RECIPE, CLIPS)
+
+    def test_weights_of_another_one_are_refused(self):
+        begun = WanAutoencoderTrainer(TINY_AUTOENCODER, RECIPE, CLIPS).autoencoder
+        weights = dict(begun.state_dict())
+        del weights["decoder.conv_out.bias"]
+        with pytest.raises(ValueError, match=r"decoder.conv_out.bias"):
+            made.as_trained(weights, begun, "x.safetensors")
 
 
 @pytest.fixture(scope="module")

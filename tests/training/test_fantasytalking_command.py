@@ -97,6 +97,20 @@ def test_the_autoencoders_run_goes_on(clips, tmp_path, run_command):
     assert not load_wan_autoencoder(target).training
 
 
+def test_a_decoder_is_trained_alone_on_a_file(clips, tmp_path, run_command):
+    arguments = ["autoencoder", "--clips", clips]
+    files = [tmp_path / name / "autoencoder.safetensors" for name in ("whole", "decoder")]
+    assert run_command(*arguments, "--out", files[0].parent, *OPTIONS)[0] == 0
+    more = ["--begin-with", files[0], "--decoder-alone"]
+    assert run_command(*arguments, "--out", files[1].parent, *OPTIONS, *more)[:2] == (0, str(files[1]))
+    one, other = (load_wan_autoencoder(path).state_dict() for path in files)
+    moved = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
+    assert moved == {"decoder", "post_quant_conv"}
+    assert wan_autoencoder_parameters(files[0]) == wan_autoencoder_parameters(files[1])
+    again = failed(run_command(*arguments, "--out", files[1].parent, "--resume", *more))
+    assert "leave --begin-with out" in again
+
+
 def test_defaults_are_those_of_the_embedded_model():
     parse = command.build_parser().parse_args
     plain, held = (command.people_and_seed(parse(["clips", "--out", "x", *o])) for o in ([], ["--held-out"]))
@@ -129,6 +143,8 @@ def test_bad_clips_are_refused_before_any_work(tmp_path, run_command, more, mess
         (["--device", "abacus"], "'abacus' is not a torch device"),
         (["--clips", "missing.npz"], "there is no file of clips"),
         (["--resume"], "holds no checkpoint"),
+        (["--decoder-alone"], "name its file with --begin-with"),
+        (["--begin-with", "missing.safetensors"], "missing.safetensors"),
     ],
 )
 def test_bad_trainings_are_refused_before_any_work(clips, tmp_path, run_command, more, message):

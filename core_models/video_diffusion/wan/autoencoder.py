@@ -111,6 +111,10 @@ class WanAutoencoderParameters:
         channels = sizes.get("z_dim", cls.z_dim)
         return cls(**sizes, latents_mean=(0.0,) * channels, latents_std=(1.0,) * channels)
 
+    def without_statistics(self) -> WanAutoencoderParameters:
+        """Return the same sizes whose latents stay as they are."""
+        return self.with_statistics((0.0,) * self.z_dim, (1.0,) * self.z_dim)
+
     def with_statistics(self, mean: Iterable[float], std: Iterable[float]) -> WanAutoencoderParameters:
         """Return the same sizes with these statistics of their latents."""
         return replace(self, latents_mean=tuple(map(float, mean)), latents_std=tuple(map(float, std)))
