@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .low_rank_file import LowRankFile
+
 if TYPE_CHECKING:
     import torch
 
@@ -388,6 +390,7 @@ class ModelHandle:
     further_paths: the other weight files of a model that is made of several.
     stamp: tells versions of a file apart that is written again under its name; empty for published files.
     eight_bits: keep the weights of large linear layers in 8 bits: half the memory, and approximate; of models that can.
+    low_rank_files: LoRA files that are merged into the weights when they are loaded, in order; of models that can.
     """
 
     name: str
@@ -398,6 +401,7 @@ class ModelHandle:
     further_paths: tuple[str, ...] = ()
     stamp: str = ""
     eight_bits: bool = False
+    low_rank_files: tuple[LowRankFile, ...] = ()
 
 
 MESH_RENDERER = "mesh"

@@ -192,6 +192,7 @@ _LOOKUPS: dict[str, tuple[Callable[[_Inputs], str], _Lookup]] = {
     "TP_LoadKeypointDiffusion": (lambda _: "kdtalker", _keypoint_diffusion),
     "TP_LoadACTalker": (lambda _: "actalker", _actalker),
     "TP_LoadWan": (lambda _: "wan21_i2v_14b", _wan),
+    "TP_WanLoRA": (lambda _: "", lambda inputs: inputs["wan"]),
     "TP_LoadFantasyTalking": (lambda _: "fantasytalking", _fantasytalking),
     "TP_LoadFantasyTalkingAdapter": (lambda _: "fantasytalking", _audio_weights),
     "TP_AudioEmbedding": (_listener_system, _listener),

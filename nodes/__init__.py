@@ -16,7 +16,7 @@ from .fantasytalking_core import (
     LoadFantasyTalkingAdapter,
     WanSigmas,
 )
-from .fantasytalking_loaders import LoadFantasyTalking, LoadWan
+from .fantasytalking_loaders import LoadFantasyTalking, LoadWan, WanLoRA
 from .frame_grid import FrameGrid
 from .identity_and_motion import IdentityEmbedding, MotionEmbedding
 from .inputs import LoadDrivingVideo, LoadPortraitImage, LoadSpeech
@@ -55,6 +55,7 @@ _NODES: tuple[tuple[str, type, str], ...] = (
     ("TP_ACTalkerSampler", ACTalkerSampler, "ACTalker Sampler"),
     ("TP_ACTalkerDecode", ACTalkerDecode, "ACTalker Decode"),
     ("TP_LoadWan", LoadWan, "Load Wan"),
+    ("TP_WanLoRA", WanLoRA, "Wan LoRA"),
     ("TP_LoadFantasyTalking", LoadFantasyTalking, "Load FantasyTalking"),
     ("TP_MotionIntensity", ChooseMotionIntensity, "Motion Intensity"),
     ("TP_MotionIntensitySweep", MotionIntensitySweep, "Motion Intensity Sweep"),

@@ -1,10 +1,17 @@
-"""The models of FantasyTalking: Wan, and what is added to it."""
+"""The models of FantasyTalking: Wan, LoRAs for it, and what is added to it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .fantasytalking_widgets import CATEGORY, DOWNLOAD_ADAPTER_INPUT, adapter_input, choice, switch
+from .fantasytalking_widgets import (
+    CATEGORY,
+    DOWNLOAD_ADAPTER_INPUT,
+    adapter_input,
+    choice,
+    number,
+    switch,
+)
 
 if TYPE_CHECKING:
     from ..core_models.wan_types import FantasyTalkingModels, WanModels
@@ -23,7 +30,7 @@ class LoadWan:
     )
     RETURN_TYPES = ("WAN",)
     RETURN_NAMES = ("wan",)
-    OUTPUT_TOOLTIPS = ("For Load FantasyTalking.",)
+    OUTPUT_TOOLTIPS = ("For Load FantasyTalking, or for Wan LoRA before it.",)
     FUNCTION = "load"
 
     @classmethod
@@ -113,6 +120,64 @@ class LoadWan:
         return (wan_models(model, precision, attention, *files, memory, eight_bit_weights),)
 
 
+class WanLoRA:
+    """A Wan with the changes of a LoRA file, as handles."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Adds a LoRA to a Wan: a style, or few-step sampling. It is merged into the weights when they are loaded; "
+        "several nodes in a row add theirs up. A LoRA of another model is refused, with the keys that do not fit."
+    )
+    RETURN_TYPES = ("WAN",)
+    RETURN_NAMES = ("wan",)
+    OUTPUT_TOOLTIPS = ("For Load FantasyTalking, or for another Wan LoRA.",)
+    FUNCTION = "add"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "wan": ("WAN", {"tooltip": "From Load Wan, or from another Wan LoRA."}),
+                "lora": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "names_file": "model",
+                        "tooltip": "A LoRA for the connected model, a safetensors file: its name in loras, or its path "
+                        "there.",
+                    },
+                ),
+                "strength": number(
+                    "What its changes are multiplied with: 1 as trained, 0 nothing, below 0 the opposite.",
+                    *(1.0, 4.0, -4.0),
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, lora: str | None) -> bool | str:
+        from ..runtime.wan_low_rank import low_rank_path
+
+        if lora is None:
+            return True
+        try:
+            low_rank_path(lora)
+        except (OSError, ValueError) as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def IS_CHANGED(cls, lora: str | None = None, **_: Any) -> str:
+        from ..runtime.wan_low_rank import low_rank_stamp
+
+        return "" if lora is None else low_rank_stamp(lora)
+
+    def add(self, wan: WanModels, lora: str, strength: float) -> tuple[WanModels]:
+        from ..runtime.wan_low_rank import with_low_rank_file
+
+        return (with_low_rank_file(wan, lora, strength),)
+
+
 class LoadFantasyTalking:
     """What FantasyTalking adds to a Wan, as handles."""
 
@@ -133,7 +198,7 @@ class LoadFantasyTalking:
         taken = "what belongs to the connected Wan; of the published forms the first that is here"
         return {
             "required": {
-                "wan": ("WAN", {"tooltip": "From Load Wan."}),
+                "wan": ("WAN", {"tooltip": "From Load Wan, or from Wan LoRA."}),
                 "weights": adapter_input(taken),
             },
             "optional": {"download_if_missing": DOWNLOAD_ADAPTER_INPUT},

@@ -12,12 +12,13 @@ from .motion_sources import faces_of_frames
 
 if TYPE_CHECKING:
     from ..core_models.face.landmarker import DetectedFace
+    from ..core_models.motion.body_joints import BodyJoints
     from ..core_models.types import ModelHandle
     from ..core_models.wan_types import FantasyTalkingModels, MotionIntensity
 
 FROM_NECK, NEUTRAL = "from the neck", "neutral"
 BODY_CHOICES = (FROM_NECK, NEUTRAL)
-"""What a body is judged by of which only the head is seen: how its neck moves, or not at all."""
+"""What a body is judged by of which only the head is known: how its neck moves, or not at all."""
 
 
 def _coefficient(what: str) -> tuple[str, dict[str, Any]]:
@@ -55,6 +56,7 @@ OPTIONAL_MODEL_INPUT = (
     {"tooltip": "From Load FantasyTalking: of which model to say what the intensity does in it."},
 )
 _USED_TOOLTIP = "What the connected model does with it: trained, standing in, or nothing."
+_MEASURED_TOOLTIP = "What the connected model does with it, and what the body was measured by."
 
 
 class ChooseMotionIntensity:
@@ -162,7 +164,8 @@ class MotionIntensityFromVideo:
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Measures how much face and body move in a video, as shares of what was measured on training clips: the "
-        "variance of the face's landmarks, and of the neck's place. So that a clip moves as much as another."
+        "variance of the face's landmarks, and of neck and shoulders where a pose node found them, else of the neck's "
+        "place. So that a clip moves as much as another."
     )
     RETURN_TYPES = ("MOTION_INTENSITY", "FLOAT", "FLOAT", "STRING")
     RETURN_NAMES = ("motion_intensity", "face", "body", "used")
@@ -170,7 +173,7 @@ class MotionIntensityFromVideo:
         "For FantasyTalking Sampler.",
         "How much the face moves, 0 to 1.",
         "How much the body moves, 0 to 1.",
-        _USED_TOOLTIP,
+        _MEASURED_TOOLTIP,
     )
     FUNCTION = "measure"
 
@@ -187,8 +190,8 @@ class MotionIntensityFromVideo:
                     list(BODY_CHOICES),
                     {
                         "default": FROM_NECK,
-                        "tooltip": "from the neck: how far it moves in the picture stands for the body. neutral: 0.5, "
-                        "whatever is seen.",
+                        "tooltip": "from the neck: how far it moves in the picture stands for the body, unless "
+                        "body_joints are connected. neutral: 0.5, whatever is seen.",
                     },
                 ),
                 "stand_in": _stand_in(),
@@ -205,6 +208,13 @@ class MotionIntensityFromVideo:
                         "tooltip": "Faces found by ComfyUI's own MediaPipe node on the same frames, instead of that."
                     },
                 ),
+                "body_joints": (
+                    "POSE_KEYPOINT",
+                    {
+                        "tooltip": "From a DWPose or OpenPose node on the same frames: the body is then measured by "
+                        "neck and shoulders of the person whose face it is, not by the neck alone. Arms do not count."
+                    },
+                ),
                 "fantasytalking": OPTIONAL_MODEL_INPUT,
             },
         }
@@ -218,9 +228,12 @@ class MotionIntensityFromVideo:
         face_index: int,
         face_detector: ModelHandle | None = None,
         face_landmarks: Any = None,
+        body_joints: Any = None,
         fantasytalking: FantasyTalkingModels | None = None,
     ) -> tuple[MotionIntensity, float, float, str]:
+        from ..core_models.motion.body_joints import joints_of_person
         from ..core_models.motion.motion_intensity import landmarks_of_faces, motion_coefficients
+        from ..core_models.motion.pose_keypoints import people_of_frames
         from ..core_models.wan_types import MotionIntensity
         from ..runtime.fantasytalking_clips import intensity_use
         from .images import checked_image
@@ -228,11 +241,31 @@ class MotionIntensityFromVideo:
         if body_motion not in BODY_CHOICES:
             raise ValueError(f"body_motion is {body_motion!r}; choose one of {', '.join(BODY_CHOICES)}")
         total = len(checked_image(frames))
+        neck, people = body_motion == FROM_NECK, None
+        if neck and body_joints is not None:
+            people = people_of_frames(body_joints, total, (frames.shape[2], frames.shape[1]))
         with faces_of_frames(frames, face_detector, face_landmarks, chosen_face(face_index)) as faces:
             landmarks = landmarks_of_faces(_with_progress(faces, total))
-        face, body = motion_coefficients(landmarks, fps, from_neck=body_motion == FROM_NECK)
+        joints = None if people is None else joints_of_person(people, landmarks)
+        seen = None if joints is None else joints.seen_positions
+        face, body = motion_coefficients(landmarks, fps, seen, from_neck=neck)
         intensity = MotionIntensity(face, body, stand_in)
-        return intensity, face, body, intensity_use(fantasytalking, intensity)
+        used = f"{intensity_use(fantasytalking, intensity)} {_measured_by(joints, neck)}"
+        return intensity, face, body, used
+
+
+def _measured_by(joints: BodyJoints | None, from_neck: bool) -> str:
+    """Return what a body was measured by, one sentence."""
+    from ..core_models.motion.motion_intensity import TRUNK_JOINTS
+
+    if not from_neck:
+        return "The body is neutral, as chosen; nothing was measured."
+    if joints is None:
+        return "The body was measured by the neck's place."
+    shown, total = joints.frames_that_show(TRUNK_JOINTS), len(joints.confidence)
+    return (
+        f"The body was measured by the joints of neck and shoulders, all seen in {shown} of {total} frames."
+    )
 
 
 def _with_progress(faces: Iterable[DetectedFace | None], total: int) -> Iterator[DetectedFace | None]:

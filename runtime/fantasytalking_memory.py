@@ -136,9 +136,8 @@ def planned_model(
     from ..core_models.video_diffusion.wan.autoencoder import wan_autoencoder_parameters
 
     wan, adapter = models.wan, models.adapter
-    files = (wan.transformer.path, *wan.transformer.further_paths)
     storage = EIGHT_BITS if adapter.eight_bits else AS_COMPUTED
-    if storage == AS_COMPUTED and any(map(holds_float8, files)):
+    if storage == AS_COMPUTED and any(map(holds_float8, _files(wan.transformer))):
         storage = EIGHT_BIT_FILE
     return PlannedModel(
         parameters,
@@ -148,7 +147,12 @@ def planned_model(
         keys_kept,
         text_encoder=_is_here(wan.text_encoder),
         clip_vision=_is_here(wan.clip_vision),
+        eight_bit_text=any(map(holds_float8, _files(wan.text_encoder))),
     )
+
+
+def _files(handle: ModelHandle | None) -> tuple[str, ...]:
+    return () if handle is None else (handle.path, *handle.further_paths)
 
 
 def _is_here(handle: ModelHandle | None) -> bool:

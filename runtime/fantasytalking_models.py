@@ -236,7 +236,8 @@ def fantasytalking_models(
     path, transformer = chosen_adapter(weights, find, download, progress), wan.transformer
     files = (Path(transformer.path), *map(Path, transformer.further_paths))
     adapter = stamped_handle(FANTASYTALKING, path, transformer.dtype, files)
-    return FantasyTalkingModels(FANTASYTALKING, wan, replace(adapter, eight_bits=transformer.eight_bits))
+    as_wan = {"eight_bits": transformer.eight_bits, "low_rank_files": transformer.low_rank_files}
+    return FantasyTalkingModels(FANTASYTALKING, wan, replace(adapter, **as_wan))
 
 
 def parameters_of(models: FantasyTalkingModels) -> FantasyTalkingParameters:
@@ -308,14 +309,19 @@ def _loaded_model(handle: ModelHandle) -> Any:
         load_fantasytalking_file,
     )
     from ..core_models.video_diffusion.wan.float8_linear import store_in_float8
+    from ..core_models.video_diffusion.wan.low_rank_merging import merge_low_rank_files
 
     dtype = getattr(torch, handle.dtype)
     if handle.name == FANTASYTALKING:
         model = load_fantasytalking(handle.further_paths, handle.path, dtype)
     else:
         model = load_fantasytalking_file(handle.path, dtype)
-    if handle.eight_bits:
-        store_in_float8(model.transformer.blocks, dtype)
+
+    def finish(block: Any) -> None:
+        if handle.eight_bits:
+            store_in_float8(block, dtype)
+
+    merge_low_rank_files(model.transformer, handle.low_rank_files, finish)
     return model
 
 

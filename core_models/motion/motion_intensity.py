@@ -4,6 +4,8 @@ The paper takes the variance of face landmarks and of body joints over time, eac
 Ours: positions in units of the person (distance between the outer corners of the eyes; width of the shoulders),
 variance over about three seconds, mean over the points, and then the share of training clips that move less. The face
 is measured about the top of the neck in each frame, so that a head that the body carries along counts as body alone.
+The body is measured by the joints of neck and shoulders where they are known, else by the neck that the head shows.
+Arms are not measured: the clips that a coefficient compares with have none, and an arm moves more than a trunk.
 """
 
 from __future__ import annotations
@@ -18,14 +20,15 @@ from ..face.pose import fit_head_pose, pivot_position
 from ..face.topology import EYE_OUTER_CORNER_LEFT, EYE_OUTER_CORNER_RIGHT, MESH_POINT_COUNT
 from ..types import LANDMARK_COUNT
 from ..wan_types import NEUTRAL_INTENSITY
+from .body_joints import NECK_JOINT, SHOULDER_JOINTS
 
 if TYPE_CHECKING:
     from ..face.landmarker import DetectedFace
 
 WINDOW_SECONDS = 3.0
 """Longer videos are measured in parts of about this length: variance grows with time, and clips have this length."""
-SHOULDER_JOINTS = (2, 5)
-"""Right and left shoulder among DWPose's 18 body joints."""
+TRUNK_JOINTS = (NECK_JOINT, *SHOULDER_JOINTS)
+"""Joints that move with a trunk, as the neck of the training clips does."""
 SHOULDER_CENTIMETRES = 35.0
 """Between the shoulder joints of a grown person, where only the head's scale is known."""
 TABLE_POINTS = 21
@@ -93,7 +96,10 @@ class EmpiricalDistribution:
 
 @dataclass(frozen=True)
 class IntensityScale:
-    """What turns movements into coefficients. face: of `face_variance`. body: of `body_variance`."""
+    """What turns movements into coefficients. face: of `face_variance`. body: of `neck_variance`, or `trunk_variance`.
+
+    A trunk that is moved about whole has the same of both.
+    """
 
     face: EmpiricalDistribution
     body: EmpiricalDistribution
@@ -123,7 +129,8 @@ DEFAULT_INTENSITY_SCALE = IntensityScale(
 """Measured on 400 clips of made heads of 2.96 s, whose heads turn and shift by an amount drawn evenly (ours; the
 paper's is not public). The body's is of the neck, as `neck_variance` has it. Four real clips of seated men, of 3 to
 6 s, lie at 0.09, 0.19, 0.33 and 0.40 of the face's and at 0.08 to 0.14 of the body's: people in front of a camera
-are in the lower half.
+are in the lower half. Their trunks, by MediaPipe's joints, lie at 0.09 to 0.18 of the body's; with arms counted the
+one who gestures would lie at 0.53 instead of 0.09.
 """
 
 
@@ -157,19 +164,38 @@ def face_variance(landmarks: np.ndarray, eye_corners: tuple[int, int] | None = N
 def body_variance(joints: np.ndarray, shoulders: tuple[int, int] = SHOULDER_JOINTS) -> float:
     """Return how much a body moves: variance over time, in squared widths of the shoulders.
 
-    joints: (N, J, 2 or 3) in any unit; z is not looked at; NaN where a joint was not seen. Joints that are not seen in
-    most frames are left out. shoulders: the two joints whose distance is the unit. The mean over the joints of the
-    variances of x and y together.
+    joints: (N, J, 2 or 3) in any unit; z is not looked at; NaN where a joint was not seen. Frames that show none of
+    them are left out, and then joints that are seen in less than half of the frames. shoulders: the two joints whose
+    distance is the unit. The mean over the joints of the variances of x and y together.
     Raises ValueError for another shape, fewer than two frames, or shoulders that are hardly seen or at one place.
     """
     points = _checked(joints, "joints")[..., :2]
     _require_frames(len(points), "joints")
     seen = np.isfinite(points).all(axis=2)
     both = seen[:, shoulders[0]] & seen[:, shoulders[1]]
-    _require_frames(int(both.sum()), "both shoulders")
+    _require_frames(
+        int(both.sum()), "both shoulders", ": use a video that shows them, or leave the joints out"
+    )
     width = _mean_distance(points[both], shoulders, "the shoulders")
-    kept = [points[seen[:, joint], joint] for joint in np.flatnonzero(2 * seen.sum(axis=0) > len(points))]
-    return float(np.mean([_variance(track[:, None], width) for track in kept])) if kept else 0.0
+    often = 2 * seen.sum(axis=0) >= seen.any(axis=1).sum()
+    kept = [points[seen[:, joint], joint] for joint in np.flatnonzero(often)]
+    if not kept:
+        raise UnseenMotionError(f"no joint is seen in half of {len(points)} frames: leave the joints out")
+    return float(np.mean([_variance(track[:, None], width) for track in kept]))
+
+
+def trunk_variance(joints: np.ndarray) -> float:
+    """Return how much a trunk moves: `body_variance` of neck and shoulders alone, in squared widths of the shoulders.
+
+    joints: (N, J, 2 or 3) in any unit, in OpenPose's order; NaN where a joint was not seen. Raises what `body_variance`
+    raises, and ValueError for joints that end before the shoulders.
+    """
+    points = _checked(joints, "joints")
+    if points.shape[1] <= max(TRUNK_JOINTS):
+        raise ValueError(
+            f"joints have shape {points.shape}, expected at least {max(TRUNK_JOINTS) + 1} in OpenPose's order"
+        )
+    return body_variance(points[:, TRUNK_JOINTS], tuple(map(TRUNK_JOINTS.index, SHOULDER_JOINTS)))
 
 
 def neck_places(landmarks: np.ndarray) -> tuple[np.ndarray, float]:
@@ -185,7 +211,7 @@ def neck_places(landmarks: np.ndarray) -> tuple[np.ndarray, float]:
 def neck_variance(landmarks: np.ndarray) -> float:
     """Return how much the top of the neck moves, in squared widths of shoulders of 35 cm.
 
-    It stands in for `body_variance` where no joints are known. landmarks: (N, 478 or 468, 3) in any unit, z at the
+    It stands in for `trunk_variance` where no joints are known. landmarks: (N, 478 or 468, 3) in any unit, z at the
     scale of x; frames with NaN are left out. Raises ValueError for another shape or fewer than two frames with a face.
     """
     points = _checked_mesh(landmarks)
@@ -204,7 +230,7 @@ def motion_coefficients(
 ) -> MotionCoefficients:
     """Return how much face and body move in a video, on average over its parts of about three seconds.
 
-    landmarks: as for `face_variance`, of the face mesh. joints: as for `body_variance`, as many frames, or None.
+    landmarks: as for `face_variance`, of the face mesh. joints: as for `trunk_variance`, as many frames, or None.
     scale: what to compare with; None for DEFAULT_INTENSITY_SCALE. from_neck: without joints the body is judged by the
     neck; else it is the neutral 0.5.
     Raises ValueError for other shapes, a frame rate not above 0, or no part with two frames that show the face.
@@ -217,7 +243,7 @@ def motion_coefficients(
     if joints is not None:
         if len(joints) != len(landmarks):
             raise ValueError(f"there are joints of {len(joints)} frames and landmarks of {len(landmarks)}")
-        body = mean_over_parts(np.asarray(joints, np.float64), fps, body_variance)
+        body = mean_over_parts(np.asarray(joints, np.float64), fps, trunk_variance)
     elif from_neck:
         body = mean_over_parts(np.asarray(landmarks, np.float64), fps, neck_variance)
     return chosen.coefficients(face, body)
@@ -259,9 +285,9 @@ def _checked_mesh(landmarks: np.ndarray) -> np.ndarray:
     return places
 
 
-def _require_frames(count: int, what: str) -> None:
+def _require_frames(count: int, what: str, advice: str = "") -> None:
     if count < 2:
-        raise UnseenMotionError(f"{count} frames show {what}: at least 2 are needed to see movement")
+        raise UnseenMotionError(f"{count} frames show {what}: at least 2 are needed to see movement{advice}")
 
 
 def _mean_distance(points: np.ndarray, pair: tuple[int, int], name: str) -> float:

@@ -26,12 +26,16 @@ FILE_INPUTS = {
     ("TP_MotionFromCSV", "file"),
     ("TP_RetargetMotion", "calibration"),
     ("TP_LoadWan", "transformer_file"),
+    ("TP_WanLoRA", "lora"),
     ("LoadImage", "image"),
     ("LoadImageMask", "image"),
     ("LoadAudio", "audio"),
     ("LoadVideo", "file"),
 }
 """Every input that names a file to read."""
+
+MODEL_FILE_INPUTS = {("TP_LoadWan", "transformer_file"), ("TP_WanLoRA", "lora")}
+"""Those of model files, which are looked for in the models folders too."""
 
 PATH_WORDS = ("path", "file", "folder", "directory")
 
@@ -191,7 +195,7 @@ class TestNodes:
                     found.add((kind, name))
         assert found - NAMES_NO_PATH == FILE_INPUTS
 
-    @pytest.mark.parametrize(("kind", "name"), sorted(FILE_INPUTS - {("TP_LoadWan", "transformer_file")}))
+    @pytest.mark.parametrize(("kind", "name"), sorted(FILE_INPUTS - MODEL_FILE_INPUTS))
     def test_each_refuses_what_lies_outside(self, places, kind, name):
         node_class = node_classes()[kind]
         for path in names_outside(places):
@@ -211,6 +215,8 @@ class TestNodes:
         (places / "secret" / "w.safetensors").touch()
         with pytest.raises(ForbiddenPathError):
             load.load("Wan 2.1 I2V 14B", transformer_file=str(places / "secret" / "w.safetensors"))
+        with pytest.raises(ForbiddenPathError):
+            node_classes()["TP_WanLoRA"]().add(None, str(places / "secret" / "w.safetensors"), 1.0)
 
     @pytest.mark.parametrize(
         ("kind", "name"),

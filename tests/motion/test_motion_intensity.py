@@ -14,6 +14,7 @@ from talking_portrait.core_models.motion.motion_intensity import (
     face_variance,
     motion_coefficients,
     neck_variance,
+    trunk_variance,
 )
 from talking_portrait.core_models.types import HeadPose
 
@@ -123,6 +124,45 @@ class TestBody:
         assert body_variance(joints) == pytest.approx(body_variance(bodies(0.2)))
         with pytest.raises(ValueError, match="0 frames show both shoulders"):
             body_variance(np.full((5, 18, 2), np.nan))
+
+    def test_frames_without_the_person_are_left_out(self):
+        """Most of them."""
+        gaps = np.concatenate([bodies(0.2), np.full((60, 18, 2), np.nan)])
+        assert body_variance(gaps) == pytest.approx(body_variance(bodies(0.2)))
+
+    def test_joints_that_are_never_seen_together_tell_nothing(self):
+        joints = bodies(0.2)
+        joints[2:, [2, 5]] = np.nan
+        for number in range(18):
+            joints[2:, number] = np.where(np.arange(35)[:, None] % 18 == number, joints[2:, number], np.nan)
+        with pytest.raises(intensity.UnseenMotionError, match="no joint is seen in half of 37 frames"):
+            body_variance(joints)
+
+    @pytest.mark.parametrize("count", [18, 25])
+    def test_of_a_trunk_arms_and_legs_do_not_count(self, count):
+        joints = np.concatenate([bodies(0.2), np.zeros((len(SECONDS), count - 18, 2))], axis=1)
+        joints[:, [0, 3, 4, 6, 7, *range(8, count)]] += 1000 * np.sin(SECONDS)[:, None, None]
+        assert trunk_variance(joints) == pytest.approx(0.04 * np.sin(2 * np.pi * SECONDS).var())
+        with pytest.raises(ValueError, match=r"\(37, 5, 2\), expected at least 6 in OpenPose's order"):
+            trunk_variance(joints[:, :5])
+
+    def test_a_trunk_that_carries_its_head_is_the_same_by_joints_as_by_the_neck(self):
+        """Shoulders 35 cm apart that sway with the neck: the same coefficient from both."""
+        faces = heads(6, shift=1)
+        trunk = np.zeros((len(SECONDS), 18, 2))
+        trunk[:, 2, 0], trunk[:, 5, 0] = -175, 175
+        trunk[..., 0] += 10 * np.sin(1.7 * 2 * np.pi * 0.4 * SECONDS)[:, None]
+        by_neck, by_joints = (
+            motion_coefficients(faces, FPS, joints, from_neck=True) for joints in (None, trunk)
+        )
+        assert 0.3 < by_neck.body < 1
+        assert by_joints == pytest.approx(by_neck, rel=1e-4)
+
+    def test_hidden_shoulders_say_what_to_do(self):
+        with pytest.raises(
+            intensity.UnseenMotionError, match="use a video that shows them, or leave the joints out"
+        ):
+            motion_coefficients(heads(5), FPS, np.full((37, 18, 2), np.nan))
 
     def test_parts_with_hidden_shoulders_are_passed_over(self):
         """The other joints are seen in them all the time."""

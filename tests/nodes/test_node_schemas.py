@@ -12,6 +12,8 @@ CORE_TYPES = {
     *("IMAGE", "MASK", "LATENT", "AUDIO", "INT", "FLOAT", "STRING", "BOOLEAN", "FACE_LANDMARKS"),
     *("BOUNDING_BOX", "MODEL", "CONDITIONING", "GUIDER", "SIGMAS"),
 }
+COMMUNITY_TYPES = {"POSE_KEYPOINT"}
+"""Of widely used packs: only inputs that may stay open have them."""
 OWN_TYPES = {
     *("PORTRAIT", "AUDIO_EMBEDS", "FACE_MOTION", "EMOTION", "FACE_MODEL", "KEYPOINT_DIFFUSION", "RENDERER"),
     *("KDTALKER_OPTIONS", "ACTALKER", "IDENTITY", "MOTION_EMBEDS", "SSM_CONTROL", "FANTASYTALKING"),
@@ -44,7 +46,9 @@ def test_inputs_are_well_formed(node_id):
             assert all(isinstance(option, str) for option in kind)
             assert options.get("default", kind[0]) in kind
         else:
-            assert kind in CORE_TYPES | OWN_TYPES, f"{name} has the unknown type {kind}"
+            optional = name in NODE_CLASS_MAPPINGS[node_id].INPUT_TYPES().get("optional", {})
+            known = CORE_TYPES | OWN_TYPES | (COMMUNITY_TYPES if optional else set())
+            assert kind in known, f"{name} has the unknown type {kind}"
             # Newer pages draw a widget for it, which would send a box nobody asked for.
             assert kind != "BOUNDING_BOX" or options["forceInput"]
 

@@ -232,6 +232,24 @@ def test_files_in_eight_bits_are_known_by_their_header(tmp_path):
     assert not holds_float8(str(tmp_path / "missing.safetensors"))
 
 
+@pytest.mark.usefixtures("models_folder")
+def test_a_text_encoder_is_planned_for_as_its_header_says(tmp_path):
+    """The header alone: the files hold one matrix, and no encoder."""
+    models = small_models()
+    assert not planned_model(models, parameters_of(models)).text_encoder
+    planned_bytes = []
+    for name, dtype in (("plain", torch.bfloat16), ("packed", torch.float8_e4m3fn)):
+        path = tmp_path / f"{name}.safetensors"
+        save_file({"blocks.0.attn.q.weight": torch.ones(2, 2).to(dtype)}, path)
+        handle = ModelHandle("wan", str(path), "bfloat16", further_paths=(str(tmp_path / "tokenizer.json"),))
+        reading = replace(models, wan=replace(models.wan, text_encoder=handle))
+        plan = planned_model(reading, parameters_of(models))
+        assert plan.eight_bit_text is (name == "packed")
+        assert plan.storage == "as computed"
+        planned_bytes.append(scene_estimate(replace(plan, dtype="bfloat16"), SIZE).text_encoder.whole)
+    assert planned_bytes == pytest.approx([11.36e9, 7.74e9], rel=0.001)
+
+
 def test_models_in_main_memory_make_way_for_a_large_one(tmp_path, monkeypatch):
     path = tmp_path / "large.bin"
     path.write_bytes(bytes(1000))

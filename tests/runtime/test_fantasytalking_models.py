@@ -1,10 +1,12 @@
 """Wan's and FantasyTalking's files as handles: found in every form, missing ones named; networks from the cache."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from talking_portrait.core_models.low_rank_file import LowRankFile
 from talking_portrait.core_models.strict_loading import UnreadableWeightsError, WeightMismatchError
 from talking_portrait.core_models.types import ModelHandle
 from talking_portrait.core_models.video_diffusion.fantasytalking import loading
@@ -303,6 +305,14 @@ class TestPublishedFantasyTalking:
             assert models.adapter.path == str(empty_folder / "diffusion_models" / file)
         assert models.adapter.further_paths == (published_wan.transformer.path,)
         assert (models.kind, models.adapter.dtype) == ("fantasytalking", "float16")
+
+    def test_its_loras_and_8_bits_are_the_wans(self, empty_folder, published_wan):
+        put(empty_folder, "fantasytalking")
+        added = (LowRankFile("style.safetensors", 0.5, "stamp"),)
+        changed = replace(published_wan.transformer, low_rank_files=added, eight_bits=True)
+        models = fantasytalking_models.fantasytalking_models(replace(published_wan, transformer=changed))
+        assert (models.adapter.low_rank_files, models.adapter.eight_bits) == (added, True)
+        assert fantasytalking_models.fantasytalking_models(published_wan).adapter.low_rank_files == ()
 
     def test_a_form_that_is_not_here_says_where_it_comes_from(self, published_wan):
         with pytest.raises(WeightNotFoundError, match="Kijai/WanVideo_comfy"):

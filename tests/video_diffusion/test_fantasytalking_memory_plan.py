@@ -25,6 +25,7 @@ from talking_portrait.core_models.video_diffusion.wan.autoencoder import (
 
 GIGABYTE = 10**9
 MODEL = PlannedModel(FantasyTalkingParameters(), WanAutoencoderParameters())
+EIGHT_BIT_TEXT = replace(MODEL, eight_bit_text=True)
 SQUARE = SceneSize(512, 512, 21, 21)
 
 
@@ -91,6 +92,25 @@ class TestLevels:
         assert "approximate" not in text
         assert "8 bits (approximate)" in planned(8, model=replace(MODEL, storage=EIGHT_BITS)).describe()
         assert "on the device" in planned(80).describe()
+
+    def test_the_text_encoder_is_named_as_its_file_has_it(self):
+        assert "beforehand the text encoder, 11.4 GB, streamed by block; " in planned(8).describe()
+        packed = planned(8, model=EIGHT_BIT_TEXT).describe()
+        assert "beforehand the text encoder, 7.7 GB of an 8-bit file, streamed by block; " in packed
+        assert "beforehand the text encoder, 11.4 GB; " in planned(80).describe()
+        assert "text encoder" not in planned(8, model=replace(MODEL, text_encoder=False)).describe()
+
+    def test_a_text_encoder_in_eight_bits_is_whole_where_it_fits_so(self):
+        """10 GB are left beside the streamed transformer of 2.6, and 11.4 GB take more."""
+        assert forms(planned(12)) == (True, 2, True, False)
+        assert forms(planned(12, model=EIGHT_BIT_TEXT)) == (True, 2, False, False)
+
+    def test_a_text_encoder_in_eight_bits_needs_less_before_sampling(self):
+        plain, packed = (scene_estimate(one, SQUARE) for one in (MODEL, EIGHT_BIT_TEXT))
+        assert packed.preparing(False) < plain.preparing(False) - 3.5 * GIGABYTE
+        assert packed.text_encoder.whole == pytest.approx(7.74 * GIGABYTE, rel=0.001)
+        assert (packed.sampling(True, 1), packed.transformer) == (plain.sampling(True, 1), plain.transformer)
+        assert packed.reading > plain.reading
 
 
 class TestRefusal:

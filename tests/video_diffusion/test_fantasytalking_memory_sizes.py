@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from talking_portrait.core_models.video_diffusion.fantasytalking.audio_projection import (
     AudioProjectionParameters,
 )
@@ -34,8 +35,14 @@ from talking_portrait.core_models.video_diffusion.wan.autoencoder import (
     new_wan_autoencoder,
 )
 from talking_portrait.core_models.video_diffusion.wan.clip_vision import new_clip_vision
-from talking_portrait.core_models.video_diffusion.wan.float8_linear import store_in_float8
+from talking_portrait.core_models.video_diffusion.wan.float8_linear import (
+    Float8Linear,
+    packed_weight,
+    replace_linear,
+    store_in_float8,
+)
 from talking_portrait.core_models.video_diffusion.wan.memory_sizes import (
+    EIGHT_BIT_READING_BYTES,
     READING_BYTES,
     SEEING_BYTES,
     clip_vision_bytes,
@@ -44,7 +51,12 @@ from talking_portrait.core_models.video_diffusion.wan.memory_sizes import (
     text_encoder_bytes,
     tiled_decoding_bytes,
 )
-from talking_portrait.core_models.video_diffusion.wan.text_encoder import new_text_encoder
+from talking_portrait.core_models.video_diffusion.wan.text_encoder import (
+    TextEncoderParameters,
+    load_text_encoder,
+    may_stay_packed,
+    new_text_encoder,
+)
 from talking_portrait.core_models.video_diffusion.wan.tiled_decoding import RELEASED_TILES
 from talking_portrait.core_models.video_diffusion.wan.transformer import WanParameters
 from torch.nn import functional
@@ -213,10 +225,37 @@ class TestWeights:
         assert clip_vision_bytes(2).whole == pytest.approx(1.26e9, rel=0.02)
         assert NetworkBytes(5, ()).by_block == NetworkBytes(5, ()).whole == 5
 
+    def test_of_a_text_encoder_in_eight_bits_are_those_of_one_that_is_loaded(self, tmp_path):
+        sizes = TextEncoderParameters(40, 16, 2, 2, 8, 32)
+        state = eight_bit_state(new_text_encoder(sizes))
+        save_file(state, tmp_path / "t5.safetensors")
+        for dtype in (HALF, FULL):
+            loaded = load_text_encoder(tmp_path / "t5.safetensors", dtype, sizes)
+            found = sum(v.numel() * v.element_size() for v in (*loaded.parameters(), *loaded.buffers()))
+            assert text_encoder_bytes(dtype.itemsize, True, sizes).whole == found
+
+    def test_of_a_text_encoder_in_eight_bits_are_less(self):
+        """4096 numbers of each of 256384 tokens, and a matrix of 10240 x 4096 of each block, stay in 16 bits."""
+        plain, packed = text_encoder_bytes(2), text_encoder_bytes(2, True)
+        halved = plain.whole - 2 * 4096 * (256384 + 24 * 10240)
+        scales = 4 * 24 * (4 * 4096 + 2 * 10240)
+        assert plain.whole - packed.whole == pytest.approx(halved / 2 - scales, rel=0.001)
+        assert packed.between == plain.between
+        assert packed.blocks[0] == pytest.approx(0.61 * plain.blocks[0], rel=0.01)
+
     def test_keys_are_kept_for_prompts_picture_and_sound(self):
         """The facts: 0.92 GB for one prompt, the picture and the sound of 81 frames; the negative prompt adds 0.42."""
         kept = kept_key_bytes(PUBLISHED, WindowSize(21, 64, 64, 17), 1, 2)
         assert kept == pytest.approx(0.92e9 + 512 * 5120 * 40 * 2 * 2, rel=0.02)
+
+
+def eight_bit_state(encoder):
+    """A file's weights of a text encoder: those of linear layers in 8 bits, with a scale for each row."""
+    state = {name: value for name, value in encoder.state_dict().items() if "embed_tokens" not in name}
+    for name, layer in encoder.named_modules():
+        if type(layer) is torch.nn.Linear:
+            state[f"{name}.weight"], state[f"{name}.weight_scale"] = packed_weight(layer.weight)
+    return state
 
 
 def live_bytes_of_coding(parameters, height, width, dtype):
@@ -273,6 +312,25 @@ class TestPreparation:
             < self.of(new_text_encoder, lambda n: n(input_ids=self.tokens()))
             < READING_BYTES
         )
+
+    def test_reading_with_weights_in_eight_bits_takes_no_more_than_is_said(self):
+        """It is an unpacked layer that takes more than reading does without."""
+
+        def packed():
+            encoder = new_text_encoder()
+            stay = {layer for name, layer in encoder.named_modules() if may_stay_packed(f"{name}.weight")}
+            scale = torch.ones(())
+            return replace_linear(
+                encoder,
+                lambda layer: (
+                    Float8Linear(layer.weight.to(torch.float8_e4m3fn), None, scale, HALF)
+                    if layer in stay
+                    else None
+                ),
+            )
+
+        peak = self.of(packed, lambda n: n(input_ids=self.tokens()))
+        assert READING_BYTES < peak < EIGHT_BIT_READING_BYTES
 
     def test_seeing_takes_no_more_than_is_said(self):
         def see(network):

@@ -17,6 +17,7 @@ import torch
 from ..memory_sizes import RESERVE_SHARE, NetworkBytes, gigabytes
 from ..wan.autoencoder import WanAutoencoderParameters
 from ..wan.memory_sizes import (
+    EIGHT_BIT_READING_BYTES,
     READING_BYTES,
     SEEING_BYTES,
     clip_vision_bytes,
@@ -62,7 +63,8 @@ class PlannedModel:
     """The networks that make it.
 
     dtype: such as "bfloat16". storage: one of STORAGES. keys_kept: whether keys and values of what stays the same are
-    kept from step to step. text_encoder, clip_vision: whether it has them.
+    kept from step to step. text_encoder, clip_vision: whether it has them. eight_bit_text: whether the text encoder's
+    file has weights in 8 bits, which stay so.
     """
 
     parameters: FantasyTalkingParameters
@@ -72,6 +74,7 @@ class PlannedModel:
     keys_kept: bool = False
     text_encoder: bool = True
     clip_vision: bool = True
+    eight_bit_text: bool = False
 
     @property
     def number_bytes(self) -> int:
@@ -95,7 +98,7 @@ class SceneEstimate:
 
     transformer: with all that is added to it. text_encoder, clip_vision: None where there is none. autoencoder: its
     weights. activations: of one stream of one window. conditions: what all windows are given, and keys that are kept.
-    encoding: of the picture, a latent frame at a time.
+    encoding: of the picture, a latent frame at a time. reading: of what lives while a prompt is read.
     """
 
     transformer: NetworkBytes
@@ -105,6 +108,7 @@ class SceneEstimate:
     activations: int
     conditions: int
     encoding: int
+    reading: int
 
     def sampling(self, streamed: bool, streams: int) -> int:
         """Return the bytes on the device while sampling, with a reserve."""
@@ -115,7 +119,7 @@ class SceneEstimate:
         """Return the least on the device before sampling: the text encoder and CLIP streamed where the transformer is,
         beside a streamed transformer's rest; a whole one makes way."""
         beside = self.transformer.by_block if streamed else 0
-        reading = self._encoding_form(self.text_encoder, streamed, READING_BYTES)
+        reading = self._encoding_form(self.text_encoder, streamed, self.reading)
         seeing = self._encoding_form(self.clip_vision, streamed, SEEING_BYTES)
         return beside + max(reading, seeing, self.autoencoder + _with_reserve(self.encoding))
 
@@ -174,9 +178,17 @@ class ScenePlan:
         streams = "1 stream" if self.streams_at_once == 1 else f"{self.streams_at_once} streams"
         return (
             f"windows of {size.window} latent frames at {size.width}x{size.height}: weights {weights} in {model.dtype}"
-            f"{stored}, {kept}; activations {gigabytes(e.activations)} a stream, {streams} at a time; "
-            f"{gigabytes(self.needed_bytes)} of {gigabytes(self.room.device)}"
+            f"{stored}, {kept}; {self._described_text()}activations {gigabytes(e.activations)} a stream, {streams} at "
+            f"a time; {gigabytes(self.needed_bytes)} of {gigabytes(self.room.device)}"
         )
+
+    def _described_text(self) -> str:
+        """Return what the text encoder takes before sampling, nothing where there is none."""
+        if self.estimate.text_encoder is None:
+            return ""
+        stored = " of an 8-bit file" if self.model.eight_bit_text else ""
+        kept = ", streamed by block" if self.text_streamed else ""
+        return f"beforehand the text encoder, {gigabytes(self.estimate.text_encoder.whole)}{stored}{kept}; "
 
 
 def scene_estimate(model: PlannedModel, size: SceneSize) -> SceneEstimate:
@@ -190,12 +202,13 @@ def scene_estimate(model: PlannedModel, size: SceneSize) -> SceneEstimate:
         conditions += kept_key_bytes(parameters, window, windows, numbers)
     return SceneEstimate(
         transformer=model_bytes(parameters, numbers, model.storage),
-        text_encoder=text_encoder_bytes(numbers) if model.text_encoder else None,
+        text_encoder=text_encoder_bytes(numbers, model.eight_bit_text) if model.text_encoder else None,
         clip_vision=clip_vision_bytes(numbers) if model.clip_vision else None,
         autoencoder=wan_autoencoder_count(model.autoencoder) * numbers,
         activations=activation_bytes(parameters, window, numbers, model.storage),
         conditions=conditions,
         encoding=encoding_bytes(model.autoencoder, size.height, size.width, numbers),
+        reading=EIGHT_BIT_READING_BYTES if model.eight_bit_text else READING_BYTES,
     )
 
 
@@ -264,7 +277,7 @@ class _Limits:
             whole = 0 if network is None else network.whole + _with_reserve(working)
             return self.room.may_stream and whole > left
 
-        text = streams_blocks(e.text_encoder, READING_BYTES)
+        text = streams_blocks(e.text_encoder, e.reading)
         return ScenePlan(
             self.model,
             size,

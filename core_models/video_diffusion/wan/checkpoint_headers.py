@@ -27,13 +27,16 @@ def refuse_other_files(
     paths = [Path(one) for one in files if Path(one).suffix.lower() in SAFETENSORS_SUFFIXES]
     if not paths:
         return
-    shapes = {name: value for path in paths for name, value in _weightless(path).items()}
+    shapes = {name: value for path in paths for name, value in tensors_without_memory(path).items()}
     source = str(paths[0])
     refuse_other_models(in_diffusers_names(shapes, source), parameters, source)
 
 
-def _weightless(path: Path) -> dict[str, Tensor]:
-    """Return tensors of a file's shapes by its keys, on the meta device, where they have no memory."""
+def tensors_without_memory(path: Path) -> dict[str, Tensor]:
+    """Return tensors of a safetensors file's shapes by its keys, on the meta device, where they have no memory.
+
+    Raises FileNotFoundError, and UnreadableWeightsError for a file that is cut off or damaged.
+    """
     read_metadata(path)  # which says what is wrong with a damaged file
     with safe_open(os.fspath(path), framework="pt") as file:
         names = list(file.keys())

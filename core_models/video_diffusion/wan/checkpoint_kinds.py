@@ -15,7 +15,7 @@ WHAT_TO_LOAD = (
 )
 
 _MARKS: Mapping[str, str] = {
-    "lora_": "a LoRA for Wan, which changes a Wan model but is none",
+    "lora_": "a LoRA for Wan, which changes a Wan model but is none (the node Wan LoRA takes it)",
     "vace_": "Wan VACE (video editing)",
     "face_adapter.": "Wan2.2 Animate",
     "casual_audio_encoder.": "Wan2.2 S2V (speech to video)",
@@ -28,7 +28,8 @@ _MARKS: Mapping[str, str] = {
 }
 """Part of a key that only one kind of file has -> that kind, from its published files."""
 
-_WIDTHS = {1536: "Wan 1.3B", 3072: "Wan2.2 TI2V 5B"}
+WIDTHS = {1536: "Wan 1.3B", 3072: "Wan2.2 TI2V 5B"}
+"""Numbers of a token -> the other Wan that has so many."""
 _PATCHES = "patch_embedding.weight"
 
 
@@ -55,7 +56,7 @@ def _of_other_sizes(state: Mapping[str, Tensor], parameters: WanParameters) -> s
         return None
     width, channels = patches.shape[:2]
     pictures = any(".image_embedder." in name for name in state)
-    size = _WIDTHS.get(width) if width != parameters.width else None
+    size = WIDTHS.get(width) if width != parameters.width else None
     if channels == parameters.out_channels:
         return f"{size or 'Wan'} T2V (text to video; its input has {channels} channels, none for a picture)"
     if size is not None:

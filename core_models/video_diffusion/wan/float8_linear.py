@@ -15,6 +15,9 @@ from torch.nn import functional as F
 FLOAT8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 """Kinds of 8 bits that published files come in; the first is what we store."""
 
+EXPONENT_BITS = 0x7F800000
+"""Of a float32."""
+
 
 class Float8Linear(nn.Linear):
     """A linear layer with a weight in 8 bits: y = x (weight x scale)^T + bias. It is not trained.
@@ -54,6 +57,31 @@ def packed_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     reach = torch.finfo(FLOAT8_DTYPES[0]).max
     scale = torch.where(largest > 0, largest / reach, torch.ones_like(largest))
     return (weight / scale).clamp(-reach, reach).to(FLOAT8_DTYPES[0]), scale
+
+
+def repacked_weight(
+    weight: Tensor, scale: Tensor | None, dtype: torch.dtype, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Return a weight (out, in) float32 in 8 bits again after a change, and its scale, in the form these had before.
+
+    scale: None, () or (out, 1); it stays as it is where the weight still fits, and else grows. dtype: one of
+    FLOAT8_DTYPES. Rounding is by chance, so that the expected value is the weight: rounded to the nearest, changes of
+    less than half a step, which are most of those that are worth keeping, would all be lost. Numbers that 8 bits hold
+    are kept. What does not fit without a scale is the caller's to refuse.
+    """
+    reach = torch.finfo(dtype).max
+    if scale is not None:
+        sides = tuple(range(weight.ndim)) if scale.ndim == 0 else (1,)
+        scale = torch.maximum(scale, weight.abs().amax(dim=sides, keepdim=scale.ndim > 0) / reach)
+        weight = (weight / scale).clamp(-reach, reach)
+    numbers = torch.finfo(dtype)
+    # Its exponent alone is the power of two below a number; the smallest numbers have a step in common.
+    powers = (weight.view(torch.int32) & EXPONENT_BITS).view(torch.float32)
+    step = powers.clamp(min=numbers.smallest_normal) * numbers.eps
+    exact = weight / step
+    steps = exact.floor()
+    raised = torch.rand(weight.shape, generator=generator) < exact - steps
+    return ((steps + raised) * step).to(dtype), scale
 
 
 def store_in_float8(module: nn.Module, compute_dtype: torch.dtype) -> nn.Module:

@@ -12,15 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from ..memory_sizes import FLOAT32_BYTES, NetworkBytes, network_bytes, number_count
 from .autoencoder import COLOURS, WanAutoencoderParameters, new_wan_autoencoder
 from .clip_vision import clip_vision_blocks, new_clip_vision
-from .text_encoder import new_text_encoder
+from .text_encoder import TextEncoderParameters, may_stay_packed, new_text_encoder
 from .tiled_decoding import TileSizes
 
 READING_BYTES, SEEING_BYTES = 350_000_000, 60_000_000
 """The most that lives in half precision while a prompt of 512 tokens is read, and a picture seen by CLIP."""
+EIGHT_BIT_READING_BYTES = 400_000_000
+"""The most that lives while a prompt is read with weights in 8 bits, of which one layer's is unpacked at a time."""
 LOOKED_BACK = 2
 """Frames that a causal convolution keeps of its input."""
 NORMALISED_BYTES = 8
@@ -35,11 +38,32 @@ SHOWN_COPIES = 3
 
 
 @functools.cache
-def text_encoder_bytes(number_bytes: int) -> NetworkBytes:
-    """Return the bytes of umT5-XXL's weights."""
+def text_encoder_bytes(
+    number_bytes: int, eight_bit_file: bool = False, parameters: TextEncoderParameters | None = None
+) -> NetworkBytes:
+    """Return the bytes of umT5-XXL's weights, or of an encoder of other sizes.
+
+    eight_bit_file: whether its file has weights in 8 bits. Those of linear layers stay so, each row with its scale, but
+    for the layers that `text_encoder.may_stay_packed` names; embeddings become numbers of number_bytes.
+    """
     with torch.device("meta"):
-        encoder = new_text_encoder()
-    return network_bytes(encoder, encoder.encoder.block, number_bytes)
+        encoder = new_text_encoder(parameters)
+    plain = network_bytes(encoder, encoder.encoder.block, number_bytes)
+    if not eight_bit_file:
+        return plain
+    saved = (_bytes_saved(block, number_bytes) for block in encoder.encoder.block)
+    blocks = tuple(size - less for size, less in zip(plain.blocks, saved, strict=True))
+    return NetworkBytes(plain.between, blocks)
+
+
+def _bytes_saved(block: nn.Module, number_bytes: int) -> int:
+    """Return how many bytes a block of the text encoder takes less with linear layers in 8 bits."""
+    packed = [
+        layer.weight
+        for name, layer in block.named_modules()
+        if isinstance(layer, nn.Linear) and may_stay_packed(f"{name}.weight")
+    ]
+    return sum((number_bytes - 1) * one.numel() - FLOAT32_BYTES * len(one) for one in packed)
 
 
 @functools.cache

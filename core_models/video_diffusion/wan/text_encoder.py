@@ -114,13 +114,16 @@ def load_text_encoder(
     with torch.device("meta"):
         encoder = new_text_encoder(parameters)
     require_matching_keys(encoder.state_dict(), stored.tensors, source)
-    assign_weights(encoder, stored, lambda _name: dtype, lambda name: keep_float8 and _may_stay_packed(name))
+    assign_weights(encoder, stored, lambda _name: dtype, lambda name: keep_float8 and may_stay_packed(name))
     encoder.set_input_embeddings(encoder.shared)  # else the two would become two on another device
     return require_no_meta_tensors(encoder).eval().requires_grad_(False)
 
 
-def _may_stay_packed(name: str) -> bool:
-    """transformers brings what enters `wo` to the kind of its weight: in 8 bits that would round it away."""
+def may_stay_packed(name: str) -> bool:
+    """Return whether a linear layer's weight, by its key, may stay in 8 bits.
+
+    That of `wo` may not: transformers brings what enters it to the kind of its weight, and 8 bits would round it away.
+    """
     return not name.endswith(".wo.weight")
 
 
