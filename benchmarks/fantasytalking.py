@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest import mock
 
 import torch
@@ -54,7 +54,7 @@ class Step:
             return torch.empty(shape, device="meta")
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
 
-    def evaluated(self, streams: list, cache=None) -> Tensor:
+    def evaluated(self, streams: list, cache=None, beginning=None) -> Tensor:
         """Return the velocities of streams, (B, C, F, h, w)."""
         from talking_portrait.core_models.video_diffusion.fantasytalking.model import DenoiserConditions
 
@@ -72,7 +72,7 @@ class Step:
             count, -1, -1, -1, -1
         )
         times = torch.full((count,), 700.0, device=self.device)
-        return self.model(latents, times, given, cache)
+        return self.model(latents, times, given, cache, beginning)
 
     def sound(self, hears: list[bool]) -> dict[str, Tensor]:
         """Return the sound of streams, of which some hear it; every window is full."""
@@ -95,27 +95,33 @@ class Step:
             combined,
             stream_weights,
         )
+        from talking_portrait.core_models.video_diffusion.fantasytalking.shared_beginning import (
+            SharedBeginning,
+        )
 
         weights = stream_weights(GuidanceScales(form.prompt, form.audio))
         if form.all_three:
             all_three = (Stream(False, False), Stream(True, False), Stream(True, True))
             weights = {stream: weights.get(stream, 0.0) for stream in all_three}
         streams, found = list(weights), {}
+        beginning = SharedBeginning(keeps=len(streams) > form.at_once) if form.shares else None
         for first in range(0, len(streams), form.at_once):
             group = streams[first : first + form.at_once]
-            found.update(zip(group, self.evaluated(group, form.cache), strict=True))
+            found.update(zip(group, self.evaluated(group, form.cache, beginning), strict=True))
         return combined(weights, found)
 
 
 @dataclass
 class Form:
-    """How a step is computed. all_three: also streams that weigh nothing, as released."""
+    """How a step is computed. all_three: also streams that weigh nothing, as released. shares: the first block's
+    self-attention once for all streams, as the sampler always does."""
 
     prompt: float = 5.0
     audio: float = 5.0
     all_three: bool = False
     at_once: int = 1
     cache: object | None = None
+    shares: bool = False
 
 
 def small_step(threads: int) -> Step:
@@ -179,10 +185,12 @@ def write_small(rounds: int, threads: int) -> None:
     step = small_step(threads)
     forms = {
         "as released, three streams": Form(all_three=True),
+        "exact: three streams, the first block's self-attention shared": Form(all_three=True, shares=True),
         "exact: streams of weight zero left out (scales equal)": Form(),
-        "exact: and constant keys and values kept": Form(cache=KeyValueCache()),
-        "exact: and the streams in one batch": Form(cache=KeyValueCache(capacity=8), at_once=2),
-        "approximate: no guidance by the prompt (scale 1)": Form(prompt=1.0),
+        "exact: and the first block's self-attention shared": Form(shares=True),
+        "exact: and constant keys and values kept": Form(cache=KeyValueCache(), shares=True),
+        "exact: and the streams in one batch": Form(cache=KeyValueCache(capacity=8), at_once=2, shares=True),
+        "approximate: no guidance by the prompt (scale 1)": Form(prompt=1.0, shares=True),
         "approximate: no guidance by prompt and sound in this step": Form(prompt=1.0, audio=1.0),
     }
     runs: dict[str, Callable[[], Tensor]] = {
@@ -205,12 +213,22 @@ def write_small(rounds: int, threads: int) -> None:
 def write_published_operations() -> None:
     """Print the operations of a step at the published size."""
     step = published_step("meta", torch.float32)
-    for label, form in {"three streams": Form(all_three=True), "two streams": Form()}.items():
-        with mock.patch.object(torch, "autocast", return_value=nullcontext()):  # it does not know meta
-            count = operations(lambda f=form: step.run(f))
+    forms = {"three streams": Form(all_three=True), "two streams": Form()}
+    for label, form in forms.items():
+        apart, shared = (published_operations(step, one) for one in (form, replace(form, shares=True)))
         sys.stdout.write(
-            f"published size, {label}: {count / 1e15:.3f} PFLOP (the release's {RELEASED_PFLOP})\n"
+            f"published size, {label}: {apart / 1e15:.3f} PFLOP (the release's {RELEASED_PFLOP}); with the first "
+            f"block's self-attention shared {shared / 1e15:.3f}, {100 * (1 - shared / apart):.2f} % less\n"
         )
+
+
+def published_operations(step: Step, form: Form) -> int:
+    """Return the operations of a step on the meta device, whose tensors hold nothing to compare."""
+    with (
+        mock.patch.object(torch, "autocast", return_value=nullcontext()),  # it does not know meta
+        mock.patch.object(torch, "equal", return_value=True),
+    ):
+        return operations(lambda: step.run(form))
 
 
 def matrix_peak() -> float:
@@ -291,6 +309,8 @@ def write_published_on_cuda(rounds: int, compiled: bool) -> None:
     write_timed(
         "exact: two streams, keys and values kept", step, Form(cache=KeyValueCache()), rounds, peak, 2
     )
+    shared = Form(cache=KeyValueCache(), shares=True)
+    write_timed("exact: and the first block's self-attention shared", step, shared, rounds, peak, 2)
     if compiled:
         for block in transformer.blocks:
             block.compile()

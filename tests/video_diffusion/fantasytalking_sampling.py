@@ -55,7 +55,7 @@ class KnowingNetwork(nn.Module):
         self.clean = clean
         self.evaluations = []
 
-    def forward(self, latents, timesteps, conditions):
+    def forward(self, latents, timesteps, conditions, beginning=None):
         self.evaluations.append((latents, timesteps, conditions))
         for block in self.transformer.blocks:
             latents = block(latents)

@@ -112,7 +112,7 @@ class TestKnownAnswer:
 
     def test_a_constant_velocity_leads_to_a_constant_result(self):
         class Constant(KnowingNetwork):
-            def forward(self, latents, timesteps, conditions):
+            def forward(self, latents, timesteps, conditions, beginning=None):
                 return torch.full_like(latents, 0.75)
 
         for latents in (3, 5, 17):

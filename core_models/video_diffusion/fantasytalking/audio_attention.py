@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .constant_keys import AUDIO, IDENTITY, PICTURE, TEXT, BlockValues, KeyValue, kept_or_made
+from .shared_beginning import SharedBeginning
 
 PUBLISHED_TEXT_LENGTH = 512
 """Tokens of text behind those of the picture, where nobody says how many there are."""
@@ -36,7 +37,8 @@ class Controls:
     audio_scale: (B,) what the attention to sound is multiplied with; None, 1.
     identity: (B, Q, width) or None. identity_scale: as audio_scale, one for all.
     time_addition: (B, width of the network) what is added to the time embedding, or None.
-    kept: keys and values of earlier evaluations, by kind; kinds that are not there are computed.
+    kept: keys and values of earlier evaluations, by kind; kinds that are not there are computed. beginning: what the
+    streams of this evaluation share with each other and with further ones; None, nothing.
     """
 
     picture_tokens: int | None = None
@@ -47,6 +49,7 @@ class Controls:
     identity_scale: float = 1.0
     time_addition: Tensor | None = None
     kept: Mapping[str, BlockValues | None] = field(default_factory=dict)
+    beginning: SharedBeginning | None = None
 
 
 class SharedControls:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from .constant_keys import AUDIO, IDENTITY, PICTURE, TEXT, BlockValues, KeyValue
 from .identity_branch import IdentityBranch
 from .intensity_network import IntensityNetwork
 from .parameters import ClipDefaults, FantasyTalkingParameters
+from .shared_beginning import SharedBeginning, let_first_block_share
 
 __all__ = [
     "IDENTITY_SCALE",
@@ -62,6 +64,7 @@ class FantasyTalkingModel(nn.Module):
                     number,
                 )
             )
+        let_first_block_share(self.transformer.blocks, self.shared)
         self.transformer.condition_embedder.time_embedder.register_forward_hook(self._with_time_addition)
         self.audio_projection = AudioProjection(p.audio)
         self.identity = None if p.identity is None else IdentityBranch(p.identity)
@@ -74,17 +77,22 @@ class FantasyTalkingModel(nn.Module):
         timesteps: Tensor,
         conditions: DenoiserConditions,
         cache: KeyValueCache | None = None,
+        beginning: SharedBeginning | None = None,
     ) -> Tensor:
         """Return the velocity, (B, C, F, h, w) float32.
 
         latents: (B, C, F, h, w), noisy. timesteps: (B,) in 0..1000. cache: keys and values of conditions that stay the
-        same from call to call are taken from it; the result is the same.
-        Raises ValueError for anything that does not fit the network, with its shape.
+        same from call to call are taken from it. beginning: of the step and window whose streams these are; what they
+        have in common is computed once. With either the result is the same.
+        Raises ValueError for anything that does not fit the network, with its shape, and RuntimeError for a cache or a
+        beginning where gradients are recorded.
         """
         require_fitting(latents, timesteps, conditions, self.parameters_used)
         text, picture = self._text(conditions.text), conditions.picture
-        controls = self._controls(conditions, text, cache)
         given = torch.cat([latents.float(), conditions.image.to(latents.device, torch.float32)], dim=1)
+        if beginning is not None:
+            beginning = beginning.of_streams(self, (given, timesteps.float(), conditions.intensity))
+        controls = replace(self._controls(conditions, text, cache), beginning=beginning)
         with self.shared.holding(controls), self._precision(latents.device):
             return self.transformer(
                 hidden_states=given,

@@ -21,6 +21,7 @@ from .clip_conditions import ClipConditions, WindowConditions, heard, of_window,
 from .constant_keys import KeyValueCache
 from .guidance import GuidanceSchedule, Stream, combined, stream_weights
 from .long_windows import OVERLAP, WINDOW, Ledger, Window, ledger
+from .shared_beginning import SharedBeginning
 
 if TYPE_CHECKING:
     from .model import FantasyTalkingModel
@@ -227,25 +228,33 @@ class _Loop:
         """Return the guided velocity of a window, (1, C, n, h, w) float32."""
         given = of_window(self.conditions, window, self.device)
         weights = self.weights(step, given.hears)
-        streams, velocities = list(weights), {}
-        for first in range(0, len(streams), self.options.streams_at_once):
-            group = streams[first : first + self.options.streams_at_once]
-            velocities.update(zip(group, self.of_streams(seen, given, group, sigma), strict=True))
+        streams, at_once, velocities = list(weights), self.options.streams_at_once, {}
+        beginning = SharedBeginning(keeps=len(streams) > at_once) if len(streams) > 1 else None
+        for first in range(0, len(streams), at_once):
+            group = streams[first : first + at_once]
+            found = self.of_streams(seen, given, group, sigma, beginning)
+            velocities.update(zip(group, found, strict=True))
             tick(len(group))
         return combined(weights, velocities)[None]
 
     def of_streams(
-        self, seen: Tensor, given: WindowConditions, streams: list[Stream], sigma: float
+        self,
+        seen: Tensor,
+        given: WindowConditions,
+        streams: list[Stream],
+        sigma: float,
+        beginning: SharedBeginning | None,
     ) -> Tensor:
         """Return the velocities of streams, (B, C, n, h, w)."""
         if self.check is not None:
             self.check()
         latents = seen.to(self.device).expand(len(streams), -1, -1, -1, -1)
         times = timesteps(torch.full((len(streams),), sigma, device=self.device))
+        kept = {"cache": self.keys, "beginning": beginning}
         with self.cache_of(streams):
             conditions = given.of_streams(streams)
             return self.model(
-                latents, times, conditions, **({} if self.keys is None else {"cache": self.keys})
+                latents, times, conditions, **{name: one for name, one in kept.items() if one is not None}
             )
 
     def cache_of(self, streams: list[Stream]) -> AbstractContextManager[None]:
