@@ -88,7 +88,7 @@ class TestLevels:
             "34.8 GB of main memory",
         ):
             assert part in text
-        assert "1 stream at a time; 6.3 GB of 8.0 GB" in text
+        assert "1 stream at a time; 6.6 GB of 8.0 GB" in text
         assert "approximate" not in text
         assert "8 bits (approximate)" in planned(8, model=replace(MODEL, storage=EIGHT_BITS)).describe()
         assert "on the device" in planned(80).describe()
@@ -115,12 +115,12 @@ class TestLevels:
 
 class TestRefusal:
     def test_says_what_is_needed_and_what_fits(self):
-        with pytest.raises(ValueError, match=r"needs at least 6\.3 GB.*6\.0 GB can be had") as error:
+        with pytest.raises(ValueError, match=r"needs at least 6\.6 GB.*6\.0 GB can be had") as error:
             planned(6)
-        assert "image_size to 480" in str(error.value)
-        assert "window to 69" in str(error.value)
-        assert planned(6, SceneSize(480, 480, 21, 21)).streamed
-        assert planned(6, SceneSize(512, 512, 18, 18)).streamed
+        assert "image_size to 464" in str(error.value)
+        assert "window to 65" in str(error.value)
+        assert planned(6, SceneSize(464, 464, 21, 21)).streamed
+        assert planned(6, SceneSize(512, 512, 17, 17)).streamed
 
     def test_of_streams_says_how_many_fit(self):
         with pytest.raises(ValueError, match=r"3 streams at once.*lower streams_at_once to 1"):

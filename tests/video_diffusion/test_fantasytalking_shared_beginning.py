@@ -6,6 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
+from talking_portrait.core_models.video_diffusion.fantasytalking.memory_sizes import (
+    WindowSize,
+    shared_beginning_bytes,
+)
 from talking_portrait.core_models.video_diffusion.fantasytalking.model import FantasyTalkingModel
 from talking_portrait.core_models.video_diffusion.fantasytalking.sampler import sample_latents
 from talking_portrait.core_models.video_diffusion.fantasytalking.shared_beginning import SharedBeginning
@@ -74,6 +78,13 @@ class TestClips:
         options = replace(THREE_STREAMS, streams_at_once=at_once)
         apart = sampled_apart(model, options)
         torch.testing.assert_close(sampled_clip(model, options), apart, atol=1e-3, rtol=0)
+
+    def test_keep_as_many_bytes_as_the_plan_counts(self, model, inputs):
+        beginning, (latents, timesteps, conditions) = SharedBeginning(), inputs
+        with torch.no_grad():
+            model(latents, timesteps, conditions, beginning=beginning)
+        counted = shared_beginning_bytes(SMALL_MODEL, WindowSize(*latents.shape[2:]), 4)
+        assert beginning.attention().nbytes == counted
 
     @pytest.mark.parametrize("at_once", [1, 2, 3])
     def test_take_one_row_a_step_and_window(self, model, at_once):

@@ -32,6 +32,7 @@ from .memory_sizes import (
     condition_bytes,
     kept_key_bytes,
     model_bytes,
+    shared_beginning_bytes,
 )
 from .parameters import FantasyTalkingParameters
 
@@ -97,7 +98,8 @@ class SceneEstimate:
     """Bytes that a clip takes, each part by itself; no part, no bytes.
 
     transformer: with all that is added to it. text_encoder, clip_vision: None where there is none. autoencoder: its
-    weights. activations: of one stream of one window. conditions: what all windows are given, and keys that are kept.
+    weights. activations: of one stream of one window. conditions: what all windows are given, keys that are kept, and
+    what the streams of a step share, which is counted also where they come at once and nothing of it is kept.
     encoding: of the picture, a latent frame at a time. reading: of what lives while a prompt is read.
     """
 
@@ -196,7 +198,7 @@ def scene_estimate(model: PlannedModel, size: SceneSize) -> SceneEstimate:
     numbers, parameters = model.number_bytes, model.parameters
     side = model.autoencoder.pixels_per_latent
     window = WindowSize(size.window, math.ceil(size.height / side), math.ceil(size.width / side))
-    conditions = condition_bytes(parameters, window)
+    conditions = condition_bytes(parameters, window) + shared_beginning_bytes(parameters, window, numbers)
     if model.keys_kept:
         windows = math.ceil(size.latents / size.window)
         conditions += kept_key_bytes(parameters, window, windows, numbers)

@@ -98,9 +98,7 @@ def activation_bytes(
     That moment lies within a block: while keys are rotated, while sound is heard, in the feed-forward network, or while
     its result is added to what runs from block to block in float32.
     """
-    wan = parameters.wan
-    _, high, wide = wan.patch_size
-    tokens = window.frames * (window.height // high) * (window.width // wide)
+    wan, tokens = parameters.wan, _tokens(parameters, window)
     half, expanded = number_bytes < FLOAT32_BYTES, 2 * number_bytes * wan.ffn_dim
     rotating = ROTATED_COPIES * FLOAT32_BYTES + number_bytes
     listening = LISTENING_COPIES * FLOAT32_BYTES + LISTENING_HALVES * number_bytes + number_bytes * half
@@ -113,6 +111,11 @@ def activation_bytes(
         tokens * wan.width * (feeding + number_bytes) + unpacked,
     )
     return int(worst) + _given_bytes(parameters, window, tokens, number_bytes)
+
+
+def _tokens(parameters: FantasyTalkingParameters, window: WindowSize) -> int:
+    _, high, wide = parameters.wan.patch_size
+    return window.frames * (window.height // high) * (window.width // wide)
 
 
 def _given_bytes(
@@ -143,6 +146,13 @@ def kept_key_bytes(
 
 KEPT_SOUNDS = 4
 """Windows whose sound is kept, at most."""
+
+
+def shared_beginning_bytes(
+    parameters: FantasyTalkingParameters, window: WindowSize, number_bytes: int
+) -> int:
+    """Return the bytes of the first block's self-attention, which is kept over a step for its further streams."""
+    return _tokens(parameters, window) * parameters.wan.width * number_bytes
 
 
 def condition_bytes(parameters: FantasyTalkingParameters, window: WindowSize) -> int:
