@@ -7,9 +7,10 @@ file and the command that fetches it. Networks run where `TALKING_PORTRAIT_DEVIC
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 
 from ..core_models.types import KeypointDiffusionModels, ProgressCallback, RendererModels
 from ..core_models.video_types import ACTalkerModels
@@ -19,6 +20,7 @@ from ..runtime.fantasytalking_models import AUTOMATIC, fantasytalking_models, wa
 from ..runtime.host import host
 from ..runtime.keypoint_diffusion_models import keypoint_diffusion_models, model_choices
 from ..runtime.renderer_models import liveportrait_models
+from ..runtime.wan_low_rank import with_low_rank_file
 from .work import cancellable, progress_of
 
 POCKET = "pocket"
@@ -97,6 +99,7 @@ def load_fantasytalking(
     attention: str = AUTOMATIC_ATTENTION,
     memory: str = AUTOMATIC_MEMORY,
     eight_bit_weights: bool = False,
+    loras: Mapping[str | os.PathLike[str], float] = MappingProxyType({}),
     download: bool = False,
     progress: ProgressCallback | None = None,
 ) -> FantasyTalkingModels:
@@ -104,18 +107,22 @@ def load_fantasytalking(
 
     weights: what FantasyTalking adds, "automatic" takes what belongs to the Wan. transformer_file: another file of the
     published transformer, by its path, or by its name in a diffusion_models folder. precision, attention, memory,
-    eight_bit_weights: see `wan_models`. Raises as this module says, and ValueError for another name.
+    eight_bit_weights: see `wan_models`. loras: strength by file, merged into the transformer when it is loaded; each
+    a path, or a name in a loras folder. Raises as this module says, and ValueError for another name, or a LoRA that
+    does not fit.
     """
     shown = progress_of(progress).update
     choice, file = full_choice(model, wan_choices()), os.fspath(transformer_file)
     settings = (precision, attention, file, download, shown, memory, eight_bit_weights)
-    with _named_by_user(file):
+    named = {os.fspath(lora): strength for lora, strength in loras.items()}
+    with _named_by_user(file, *named):
         wan = wan_models(choice, *settings)
+        for lora, strength in named.items():
+            wan = with_low_rank_file(wan, lora, strength)
     return fantasytalking_models(wan, weights, download, shown)
 
 
-def _named_by_user(file: str) -> AbstractContextManager[None]:
-    """Let a file that a script names be read wherever it lies; ComfyUI keeps to its own folders."""
-    if not file or host().in_comfyui:
-        return nullcontext()
-    return host().using_files([Path(file).expanduser()])
+def _named_by_user(*files: str) -> AbstractContextManager[None]:
+    """Let files that a script names be read wherever they lie; ComfyUI keeps to its own folders."""
+    paths = [Path(file).expanduser() for file in files if file]
+    return nullcontext() if host().in_comfyui or not paths else host().using_files(paths)

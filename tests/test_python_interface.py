@@ -9,12 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import talking_portrait as tp
+import torch
 from talking_portrait.api import EXPORTED, models, work
 from talking_portrait.core_models.audio.frame_clock import frame_count, sample_count
 from talking_portrait.core_models.types import KeypointDiffusionModels, ModelHandle, RendererModels
+from talking_portrait.core_models.video_diffusion.fantasytalking.loading import fantasytalking_parameters
+from talking_portrait.core_models.video_diffusion.wan.transformer import new_wan_transformer
 from talking_portrait.core_models.video_file import read_video_frames
 from talking_portrait.nodes import NODE_CLASS_MAPPINGS
 from talking_portrait.runtime.host import host
+from talking_portrait.runtime.weights import find_weight
+
+from .small_low_rank import drawn_pairs, pair_tensors, written
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "numpy", "cv2", "av", "PIL", "transformers")
@@ -50,8 +56,6 @@ def run_node(name, **inputs):
 
 
 def as_image(portrait):
-    import torch
-
     return torch.from_numpy(np.array(portrait.frame))[None].float() / 255
 
 
@@ -406,6 +410,27 @@ class TestModels:
         )
         assert allowed == [{file.resolve()}]
         assert not host().allowed_files
+
+    def test_loras_lie_anywhere_and_are_merged_in_order(self, tmp_path):
+        pairs = drawn_pairs(
+            new_wan_transformer(fantasytalking_parameters(find_weight("fantasytalking_pocket")).wan)
+        )
+        first, second = (
+            written(tmp_path / name, pair_tensors(pairs)) for name in ("a.safetensors", "b.safetensors")
+        )
+        model = tp.load_fantasytalking(loras={first: 0.5, str(second): -1.0})
+        assert [(file.path, file.strength) for file in model.adapter.low_rank_files] == [
+            (str(first), 0.5),
+            (str(second), -1.0),
+        ]
+        assert not host().allowed_files
+
+    def test_a_lora_of_another_model_is_refused_before_anything_is_loaded(self, tmp_path):
+        other = written(tmp_path / "other.safetensors", {"unet.x.lora_down.weight": torch.zeros(2, 3)})
+        with pytest.raises(ValueError, match="it was made for another model"):
+            tp.load_fantasytalking(loras={other: 1.0})
+        with pytest.raises(OSError, match=r"missing\.safetensors"):
+            tp.load_fantasytalking(loras={tmp_path / "missing.safetensors": 1.0})
 
 
 HANDLE = ModelHandle("nowhere", "nowhere")
