@@ -112,6 +112,10 @@ def load_fantasytalking(
     does not fit.
     """
     shown = progress_of(progress).update
+    if not isinstance(loras, Mapping):
+        raise TypeError(
+            f"loras is a {type(loras).__name__}, expected the strength of each file: {{file: 1.0}}"
+        )
     choice, file = full_choice(model, wan_choices()), os.fspath(transformer_file)
     settings = (precision, attention, file, download, shown, memory, eight_bit_weights)
     named = {os.fspath(lora): strength for lora, strength in loras.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class LowRankFile:
     stamp: str = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.strength, bool) or not isinstance(self.strength, int | float):
+        if isinstance(self.strength, bool) or not isinstance(self.strength, Real):
             raise ValueError(f"strength is {self.strength!r}, expected a number")
+        object.__setattr__(self, "strength", float(self.strength))
         if not math.isfinite(self.strength):
             raise ValueError(f"strength is {self.strength}, expected a finite number")

@@ -33,9 +33,15 @@ def _bytes_there(device: str, handles: Collection[ModelHandle]) -> int:
 
 
 def in_any_form(device: str, handles: Collection[ModelHandle]) -> Callable[[ModelHandle], bool]:
-    """Return whether a handle of the cache is one of these models on a device, whole or under cpu_offload."""
-    whole = {replace(handle, device=device, cpu_offload=False) for handle in handles}
-    return lambda handle: replace(handle, cpu_offload=False) in whole
+    """Return whether a handle of the cache is one of these models on a device, whole or under cpu_offload, and with
+    whatever LoRAs."""
+    known = {_plain(handle) for handle in handles}
+    return lambda handle: handle.device == device and _plain(handle) in known
+
+
+def _plain(handle: ModelHandle) -> ModelHandle:
+    """Return the handle that all forms of a model have in common."""
+    return replace(handle, device="", cpu_offload=False, low_rank_files=())
 
 
 def in_form(handle: ModelHandle, by_block: bool) -> ModelHandle:
@@ -44,8 +50,9 @@ def in_form(handle: ModelHandle, by_block: bool) -> ModelHandle:
 
 
 def is_other_form(handle: ModelHandle, model: ModelHandle) -> bool:
-    """Return whether a handle of the cache is the same model, whole where this one is offloaded, or the reverse."""
-    return handle == replace(model, device=handle.device, cpu_offload=not model.cpu_offload)
+    """Return whether a handle of the cache is the same model, but whole where this one is offloaded, or the reverse, or
+    with other LoRAs."""
+    return _plain(handle) == _plain(model) and handle != replace(model, device=handle.device)
 
 
 def available_main_memory() -> int | None:
@@ -54,13 +61,14 @@ def available_main_memory() -> int | None:
 
 
 def bytes_in_main_memory(handles: Collection[ModelHandle]) -> int:
-    """Return the bytes of main memory that these models hold there while their blocks wait for a device."""
-    cache, known = model_cache(), {replace(handle, device="", cpu_offload=False) for handle in handles}
+    """Return the bytes of main memory that these models, with whatever LoRAs, hold there while their blocks wait for a
+    device."""
+    cache, known = model_cache(), {_plain(handle) for handle in handles}
     on_device = cache.bytes_on_device()
     return sum(
         max(size - on_device.get(handle, 0), 0)
         for handle, size in cache.loaded_bytes().items()
-        if handle.cpu_offload and replace(handle, device="", cpu_offload=False) in known
+        if handle.cpu_offload and _plain(handle) in known
     )
 
 

@@ -148,6 +148,7 @@ def planned_model(
         text_encoder=_is_here(wan.text_encoder),
         clip_vision=_is_here(wan.clip_vision),
         eight_bit_text=any(map(holds_float8, _files(wan.text_encoder))),
+        merged=bool(adapter.low_rank_files),
     )
 
 

@@ -418,7 +418,7 @@ class TestModels:
         first, second = (
             written(tmp_path / name, pair_tensors(pairs)) for name in ("a.safetensors", "b.safetensors")
         )
-        model = tp.load_fantasytalking(loras={first: 0.5, str(second): -1.0})
+        model = tp.load_fantasytalking(loras={first: np.float32(0.5), str(second): -1})
         assert [(file.path, file.strength) for file in model.adapter.low_rank_files] == [
             (str(first), 0.5),
             (str(second), -1.0),
@@ -427,7 +427,7 @@ class TestModels:
 
     def test_a_lora_of_another_model_is_refused_before_anything_is_loaded(self, tmp_path):
         other = written(tmp_path / "other.safetensors", {"unet.x.lora_down.weight": torch.zeros(2, 3)})
-        with pytest.raises(ValueError, match="it was made for another model"):
+        with pytest.raises(ValueError, match="No key of it is of a layer of Wan"):
             tp.load_fantasytalking(loras={other: 1.0})
         with pytest.raises(OSError, match=r"missing\.safetensors"):
             tp.load_fantasytalking(loras={tmp_path / "missing.safetensors": 1.0})
@@ -440,6 +440,7 @@ KDTALKER = KeypointDiffusionModels("kdtalker", HANDLE, HANDLE, space="implicit_k
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        (lambda given: tp.load_fantasytalking(loras=["x"]), TypeError, "expected the strength of each file"),
         (lambda given: tp.sample(3), ValueError, "int is not a model that samples"),
         (lambda given: tp.embed(given["word"], "pocket"), ValueError, "str is not a model"),
         (lambda given: tp.embed(given["word"], encoder="ear"), ValueError, "unknown audio encoder 'ear'"),

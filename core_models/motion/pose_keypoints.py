@@ -2,7 +2,7 @@
 
 The wire holds a list with a dictionary for each frame: "people", of whom each has "pose_keypoints_2d", a row of x, y
 and confidence of 18 or 25 joints in OpenPose's order, and "canvas_width" and "canvas_height". Places are pixels of that
-canvas, or shares of it, as OpenPose's node gives them; a joint that was not found is 0, 0, 0. Faces and hands are not
+canvas, as of DWPose's node, or shares, as of OpenPose's; a joint that was not found is 0, 0, 0. Faces and hands are not
 read.
 """
 
@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+PADDED_TO = 64
+"""OpenPose's node looks at pictures that are padded at right and below to multiples of so many pixels, and gives shares
+of these, beside the canvas without padding."""
 JOINT_COUNTS = (18, 25)
 """Of a body in OpenPose's two orders, of which the first eight joints are the same."""
 SHARE_REACH = 2.0
-"""Where no place is beyond this and the canvas is, places are shares of it; those of hidden joints may lie outside."""
+"""Where no place is beyond this and the canvas is, places are shares; those of hidden joints may lie outside."""
 _CONNECT = "connect the POSE_KEYPOINT output of a DWPose or OpenPose node"
 
 
@@ -135,5 +138,6 @@ def _in_pixels(
     people: Sequence[np.ndarray], canvas: np.ndarray, size: tuple[int, int], in_shares: bool
 ) -> np.ndarray:
     factor = np.max(np.array(size) / canvas)
-    scale = canvas * factor if in_shares else np.full(2, factor)
+    padded = np.ceil(canvas / PADDED_TO) * PADDED_TO
+    scale = padded * factor if in_shares else np.full(2, factor)
     return np.array(people).reshape(-1, 3) * (*scale, 1.0)

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from talking_portrait.core_models.low_rank_file import LowRankFile
 from talking_portrait.core_models.types import ModelHandle
 from talking_portrait.runtime import device_memory as device_memory_module
-from talking_portrait.runtime.device_memory import bytes_for, make_room
+from talking_portrait.runtime.device_memory import bytes_for, is_other_form, make_room
 from talking_portrait.runtime.host import host
 from talking_portrait.runtime.model_cache import ModelCache, device_memory, model_cache
 
@@ -51,6 +52,10 @@ def test_an_accelerators_unused_reserve_is_free_too(monkeypatch, loaded):
     assert bytes_for((HERE,)) == 100 + 20 + 30
     loaded[ModelHandle("actalker_pocket", "here", "float16", device="cuda:0")] = 7  # another model
     assert bytes_for((HERE,)) == 100 + 20 + 30
+    merged = replace(HERE, device="cuda:0", low_rank_files=(LowRankFile("style"),))
+    loaded[merged] = 5  # leaves before the clip
+    assert bytes_for((HERE,)) == 100 + 20 + 30 + 5
+    assert is_other_form(merged, HERE)
 
 
 def test_blocks_in_main_memory_are_not_free_on_an_accelerator(monkeypatch):

@@ -14,6 +14,7 @@ from talking_portrait.core_models.video_diffusion.fantasytalking.memory_plan imp
 )
 from talking_portrait.core_models.video_diffusion.wan import clip_frames
 from talking_portrait.core_models.video_diffusion.wan.float8_linear import Float8Linear
+from talking_portrait.core_models.video_diffusion.wan.transformer import new_wan_transformer
 from talking_portrait.core_models.wan_types import MEMORY_LEVELS, WanModels
 from talking_portrait.runtime import (
     device_memory,
@@ -34,10 +35,12 @@ from talking_portrait.runtime.fantasytalking_models import (
 from talking_portrait.runtime.host import host
 from talking_portrait.runtime.model_cache import model_cache
 from talking_portrait.runtime.progress import PreviewedProgress
+from talking_portrait.runtime.wan_low_rank import with_low_rank_file
 from talking_portrait.training.made_heads.identity import made_identity
 from talking_portrait.training.made_heads.portrait import draw_portrait
 
 from ..small_fantasytalking import PARAMETERS, write_small_fantasytalking
+from ..small_low_rank import drawn_pairs, pair_tensors, written
 
 PLENTY = 10**12
 SIZE = SceneSize(32, 32, 6, 3)
@@ -156,6 +159,20 @@ class TestPlan:
         free(None)
         assert planned(small_models()) == (False, 3)
         assert planned(small_models(), streams=2) == (False, 2)
+
+    @pytest.mark.usefixtures("card")
+    def test_a_model_leaves_for_the_same_with_other_loras(self, free, tmp_path):
+        free(PLENTY)
+        plain = small_models()
+        pairs = drawn_pairs(new_wan_transformer(parameters_of(plain).wan))
+        wan = with_low_rank_file(
+            plain.wan, str(written(tmp_path / "loras" / "a.safetensors", pair_tensors(pairs)))
+        )
+        other = fantasytalking_models(wan)
+        assert planned_model(other, parameters_of(other)).merged
+        sampled(plain)
+        sampled(other)
+        assert [len(handle.low_rank_files) for handle in held(plain)] == [1]
 
     @pytest.mark.usefixtures("card")
     def test_the_form_of_the_last_clip_leaves_for_that_of_the_next(self, free):

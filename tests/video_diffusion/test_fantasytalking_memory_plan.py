@@ -142,6 +142,15 @@ class TestRefusal:
         assert not planned(48, main=10).streamed
         assert planned(8, main=None).streamed
 
+    def test_too_little_main_memory_to_merge_loras_in(self):
+        merged = replace(MODEL, merged=True)
+        assert not planned(80, main=40, model=merged).streamed
+        with pytest.raises(ValueError, match=r"streamed from main memory, which takes 34\.8 GB"):
+            planned(80, main=30, model=merged)
+        with pytest.raises(ValueError, match=r"LoRAs are merged .* takes 34\.9 GB.*or leave the LoRAs out"):
+            planned(80, main=30, model=merged, may_stream=False)
+        assert not planned(80, main=30, model=replace(merged, storage=EIGHT_BITS)).streamed
+
     def test_where_nothing_may_be_streamed(self):
         with pytest.raises(ValueError, match=r"35\.1 GB of weights.*switch on eight_bit_weights"):
             planned(24, may_stream=False)

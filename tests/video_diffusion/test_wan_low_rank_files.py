@@ -61,7 +61,7 @@ class TestLayouts:
         path = written(tmp_path / "x.safetensors", pair_tensors(named, endings, prefix + "{}"))
         expect_changed(merged(model, (str(path), 0.5)), untouched, products(pairs, 0.5))
 
-    @pytest.mark.parametrize("prefix", ["lora_unet_", "lora_unet__"])
+    @pytest.mark.parametrize("prefix", ["lora_unet_", "lora_unet__", "lora_transformer_", "lycoris_"])
     @pytest.mark.parametrize("original", [True, False])
     def test_names_with_underscores_for_dots(self, tmp_path, model, untouched, pairs, original, prefix):
         named = {

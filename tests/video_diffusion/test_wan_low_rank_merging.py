@@ -203,6 +203,13 @@ class TestFloat8:
             )
         assert float(found[1]) == 1.0
 
+    @pytest.mark.parametrize("scale", [torch.zeros(()), torch.tensor([[0.0], [1.0]])])
+    def test_zeros_with_a_scale_of_0_stay_zeros(self, scale):
+        weight = torch.zeros(2, 2)
+        stored, found = repacked_weight(weight, scale, torch.float8_e4m3fn, torch.Generator())
+        assert torch.equal(unpacked_weight(stored, found, torch.float32), weight)
+        assert found.shape == scale.shape
+
     @pytest.mark.parametrize("form", ["plain", "one", "rows"])
     def test_layers_in_8_bits_stay_so_with_their_changes(self, tmp_path, model, untouched, pairs, form):
         for block in model.transformer.blocks:

@@ -65,7 +65,8 @@ class PlannedModel:
 
     dtype: such as "bfloat16". storage: one of STORAGES. keys_kept: whether keys and values of what stays the same are
     kept from step to step. text_encoder, clip_vision: whether it has them. eight_bit_text: whether the text encoder's
-    file has weights in 8 bits, which stay so.
+    file has weights in 8 bits, which stay so. merged: whether LoRAs are merged into the transformer's weights, which
+    then are made in main memory.
     """
 
     parameters: FantasyTalkingParameters
@@ -76,6 +77,7 @@ class PlannedModel:
     text_encoder: bool = True
     clip_vision: bool = True
     eight_bit_text: bool = False
+    merged: bool = False
 
     @property
     def number_bytes(self) -> int:
@@ -100,7 +102,8 @@ class SceneEstimate:
     transformer: with all that is added to it. text_encoder, clip_vision: None where there is none. autoencoder: its
     weights. activations: of one stream of one window. conditions: what all windows are given, keys that are kept, and
     what the streams of a step share, which is counted also where they come at once and nothing of it is kept.
-    encoding: of the picture, a latent frame at a time. reading: of what lives while a prompt is read.
+    encoding: of the picture, a latent frame at a time. reading: of what lives while a prompt is read. merged: in main
+    memory, of weights into which LoRAs are merged, before they go to the device.
     """
 
     transformer: NetworkBytes
@@ -111,6 +114,7 @@ class SceneEstimate:
     conditions: int
     encoding: int
     reading: int
+    merged: int
 
     def sampling(self, streamed: bool, streams: int) -> int:
         """Return the bytes on the device while sampling, with a reserve."""
@@ -132,7 +136,7 @@ class SceneEstimate:
     def main_memory(self, streamed: bool) -> int:
         """Return the bytes in main memory: of weights that wait there, or on their way to the device."""
         text = 0 if self.text_encoder is None else self.text_encoder.whole
-        return max(self.transformer.main_memory, text) if streamed else 0
+        return max(self.transformer.main_memory, text) if streamed else self.merged
 
 
 def _with_reserve(working: int) -> int:
@@ -202,8 +206,9 @@ def scene_estimate(model: PlannedModel, size: SceneSize) -> SceneEstimate:
     if model.keys_kept:
         windows = math.ceil(size.latents / size.window)
         conditions += kept_key_bytes(parameters, window, windows, numbers)
+    transformer = model_bytes(parameters, numbers, model.storage)
     return SceneEstimate(
-        transformer=model_bytes(parameters, numbers, model.storage),
+        transformer=transformer,
         text_encoder=text_encoder_bytes(numbers, model.eight_bit_text) if model.text_encoder else None,
         clip_vision=clip_vision_bytes(numbers) if model.clip_vision else None,
         autoencoder=wan_autoencoder_count(model.autoencoder) * numbers,
@@ -211,6 +216,7 @@ def scene_estimate(model: PlannedModel, size: SceneSize) -> SceneEstimate:
         conditions=conditions,
         encoding=encoding_bytes(model.autoencoder, size.height, size.width, numbers),
         reading=EIGHT_BIT_READING_BYTES if model.eight_bit_text else READING_BYTES,
+        merged=transformer.whole if model.merged else 0,
     )
 
 
@@ -302,10 +308,10 @@ def _refusal(limits: _Limits, size: SceneSize) -> str:
     """Return what is too much, the least that would do, and what to change."""
     e, room, streams = scene_estimate(limits.model, size), limits.room, limits.streams or 1
     streamed = room.may_stream
-    if streamed and not limits.fits_main_memory(e, True):
-        least = max(e.sampling(True, streams), e.preparing(True))
+    if not limits.fits_main_memory(e, streamed):
+        least = max(e.sampling(streamed, streams), e.preparing(streamed))
         if least <= room.device:
-            return _main_memory_refusal(limits, e)
+            return _main_memory_refusal(limits, e, streamed)
     least = max(e.sampling(streamed, streams), 0 if not streamed else e.preparing(True))
     together = "one stream" if streams == 1 else f"{streams} streams at once"
     return (
@@ -316,16 +322,20 @@ def _refusal(limits: _Limits, size: SceneSize) -> str:
     )
 
 
-def _main_memory_refusal(limits: _Limits, estimate: SceneEstimate) -> str:
+def _main_memory_refusal(limits: _Limits, estimate: SceneEstimate, streamed: bool) -> str:
     smaller = (
         ""
         if limits.model.storage != AS_COMPUTED
         else ("switch on eight_bit_weights in Load Wan, which is approximate and needs half of it; or ")
     )
+    what, instead = "LoRAs are merged into the transformer's weights in main memory", "leave the LoRAs out"
+    if streamed:
+        what = "the transformer's blocks would be streamed from main memory"
+        instead = "a device on which all weights fit"
     return (
-        f"the transformer's blocks would be streamed from main memory, which takes "
-        f"{gigabytes(estimate.main_memory(True))} of it, and {gigabytes(limits.room.main_memory)} can be had: {smaller}"
-        "close other programs, or use a computer with more main memory, or a device on which all weights fit"
+        f"{what}, which takes {gigabytes(estimate.main_memory(streamed))} of it, and "
+        f"{gigabytes(limits.room.main_memory)} can be had: {smaller}close other programs, or use a computer with more "
+        f"main memory, or {instead}"
     )
 
 

@@ -73,6 +73,7 @@ def repacked_weight(
     if scale is not None:
         sides = tuple(range(weight.ndim)) if scale.ndim == 0 else (1,)
         scale = torch.maximum(scale, weight.abs().amax(dim=sides, keepdim=scale.ndim > 0) / reach)
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # of a row of zeros it may be 0
         weight = (weight / scale).clamp(-reach, reach)
     numbers = torch.finfo(dtype)
     # Its exponent alone is the power of two below a number; the smallest numbers have a step in common.

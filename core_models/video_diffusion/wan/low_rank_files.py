@@ -32,9 +32,10 @@ from .transformer import WanParameters, new_wan_transformer
 
 FILE_PREFIXES = (
     *("model.diffusion_model.", "diffusion_model.", "base_model.model.", "transformer.", "pipe.dit."),
-    *("lora_unet__", "lora_unet_"),
+    *("lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_"),
 )
-"""What programs put before the names of layers; kohya's, the last two, come with underscores for dots."""
+"""What programs put before the names of layers, also several of them; names behind the last four have underscores for
+dots."""
 
 DOWN, UP, ALPHA, DIFFERENCE = "down", "up", "alpha", "difference"
 """What a key holds of the change of a weight."""
@@ -224,8 +225,8 @@ def _flattened(name: str) -> str:
 
 
 def _without_prefix(name: str) -> str:
-    prefix = next((one for one in FILE_PREFIXES if name.startswith(one)), "")
-    return name.removeprefix(prefix)
+    prefix = next((one for one in FILE_PREFIXES if name.startswith(one)), None)
+    return name if prefix is None else _without_prefix(name.removeprefix(prefix))
 
 
 def _lone(parts: _Parts) -> list[str]:
@@ -279,7 +280,7 @@ def _other_model(
 ) -> str:
     """Return a sentence that says which model a file was made for, where its widths or keys tell."""
     if not placed:
-        return " No key of it is of a layer of Wan: it was made for another model."
+        return " No key of it is of a layer of Wan, or its names begin in a way that is not known here."
     for name, parts in placed.items():
         if name.endswith(".to_q.weight") and DOWN in parts and tensors[parts[DOWN]].ndim == 2:
             width, own = tensors[parts[DOWN]].shape[1], weights[name].shape[1]
