@@ -1,6 +1,5 @@
 """LoRA files for Wan's transformer: every layout by its closed form; every fault by its name."""
 
-import copy
 import json
 
 import pytest
@@ -18,7 +17,7 @@ from talking_portrait.core_models.video_diffusion.wan.low_rank_files import (
 from talking_portrait.core_models.video_diffusion.wan.transformer import WAN_I2V_14B
 
 from ..small_low_rank import drawn_pairs, pair_tensors, written
-from .fantasytalking_models import RELEASE_LIKE, SMALL_WAN, new_model
+from .fantasytalking_models import SMALL_WAN
 from .low_rank_checks import LAYERS, RANK, expect_changed, merged, products
 
 PREFIXES = (
@@ -34,22 +33,6 @@ PAIR_ENDINGS = (
     ("lora_A.default.weight", "lora_B.default.weight"),
     ("lora_down.weight", "lora_up.weight"),
 )
-
-
-@pytest.fixture(scope="module")
-def untouched():
-    """A small model of the release's branches; tests copy it."""
-    return new_model(RELEASE_LIKE)
-
-
-@pytest.fixture
-def model(untouched):
-    return copy.deepcopy(untouched)
-
-
-@pytest.fixture(scope="module")
-def pairs(untouched):
-    return drawn_pairs(untouched.transformer, LAYERS, RANK)
 
 
 class TestLayouts:

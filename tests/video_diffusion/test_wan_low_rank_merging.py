@@ -21,24 +21,8 @@ from talking_portrait.core_models.video_diffusion.wan.low_rank_merging import me
 from talking_portrait.core_models.video_diffusion.wan.transformer import kept_in_float32
 
 from ..small_low_rank import drawn_pairs, pair_tensors, written
-from .fantasytalking_models import RELEASE_LIKE, SMALL_WAN, evaluated, new_inputs, new_model
+from .fantasytalking_models import RELEASE_LIKE, SMALL_WAN, evaluated, new_inputs
 from .low_rank_checks import LAYERS, RANK, expect_changed, merged, products
-
-
-@pytest.fixture(scope="module")
-def untouched():
-    """A small model of the release's branches; tests copy it."""
-    return new_model(RELEASE_LIKE)
-
-
-@pytest.fixture
-def model(untouched):
-    return copy.deepcopy(untouched)
-
-
-@pytest.fixture(scope="module")
-def pairs(untouched):
-    return drawn_pairs(untouched.transformer, LAYERS, RANK)
 
 
 @settings(max_examples=8, deadline=None)
